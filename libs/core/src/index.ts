@@ -1,0 +1,20 @@
+export { BrokerError, ERROR_CODES, type ErrorCode } from './errors.ts'
+export {
+  onAbort,
+  type Report,
+  type Running,
+  runParts,
+  type Start,
+  stopOnSignals,
+} from './lifecycle.ts'
+export * as limits from './limits.ts'
+export type { Appended, DeathReason, Durability, Message } from './message.ts'
+export {
+  DEAD_LETTER_QUEUE,
+  DEFAULT_EXCHANGE,
+  DEFAULT_EXCHANGE_ALIAS,
+  DEFAULT_VHOST,
+  parseName,
+  RESERVED_PREFIX,
+} from './names.ts'
+export { RETRY_DEFAULT, type RetryPolicy, retryDelayMs } from './retry.ts'

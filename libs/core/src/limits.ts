@@ -1,0 +1,42 @@
+/** Every bound in the system, one constant each, with its reason. Sizes are bytes, times ms. */
+
+/** AMQP short strings hold at most 255 bytes, and every name travels as one. */
+export const NAME_BYTES_MAX = 255
+
+/** RabbitMQ 4's default `max_message_size`. A setting may lower or raise it, up to the cap. */
+export const MESSAGE_BYTES_DEFAULT = 16 * 1024 * 1024
+export const MESSAGE_BYTES_CAP = 512 * 1024 * 1024
+
+/** Properties and headers of one message. A frame of 128 KiB is AMQP's usual limit for them. */
+export const PROPERTIES_BYTES_MAX = 128 * 1024
+
+/** Records in one stream entry: past 512 the cost per message no longer falls (bench store). */
+export const BATCH_RECORDS_MAX = 512
+
+/** Bytes in one stream entry, unless a single record is larger: keeps a script under ~1 ms. */
+export const BATCH_BYTES_MAX = 256 * 1024
+
+/** Appends in flight for one queue and process: two keep Redis busy while a reply travels. */
+export const APPENDS_IN_FLIGHT_MAX = 2
+
+/** Bytes that may wait in a process for their append, over all queues; beyond it: overload. */
+export const APPEND_BACKLOG_BYTES_MAX = 256 * 1024 * 1024
+
+/** Most messages one script call moves: bounds how long it keeps Redis from others (~1 ms). */
+export const PASS_MESSAGES_MAX = 256
+
+/** Levels of a priority queue; each is a log of its own. */
+export const PRIORITY_LEVELS_MAX = 10
+
+/** Ten years: RabbitMQ's bound on TTL, expiry and delays. */
+export const DURATION_MS_MAX = 315_360_000_000
+
+/** A slot whose heartbeat is this old is dead, and what it holds is reclaimed. */
+export const SLOT_TTL_MS = 10_000
+export const SLOT_HEARTBEAT_MS = 2_500
+
+/** An idle slot looks by itself this often: a wake-up hint may be lost. */
+export const IDLE_LOOK_MS = 1_000
+
+/** Bytes of a reason or error text kept with a message. */
+export const REASON_BYTES_MAX = 1_000
