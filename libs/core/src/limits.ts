@@ -40,3 +40,28 @@ export const IDLE_LOOK_MS = 1_000
 
 /** Bytes of a reason or error text kept with a message. */
 export const REASON_BYTES_MAX = 1_000
+
+/** Line and headers of an HTTP request: message headers travel there, and proxies pass 64 KiB. */
+export const HTTP_HEADER_BYTES_MAX = 64 * 1024
+export const HTTP_HEADERS_MAX = 256
+
+/** A path of four names of 255 bytes, each percent-encoded (3 for 1), and a query. */
+export const HTTP_URL_BYTES_MAX = 8 * 1024
+
+/** JSON bodies of everything but publishes: definitions, leases, settlements. */
+export const HTTP_JSON_BYTES_MAX = 1024 * 1024
+
+/** Nesting of a JSON body: deeper ones are no definitions, and exhaust the stack of those who walk them. */
+export const JSON_DEPTH_MAX = 32
+
+/** Request headers must be complete within this; a client that sends them slower holds a socket. */
+export const HTTP_HEADERS_MS_MAX = 10_000
+
+/** A body must arrive within this, and a millisecond more for every 16 bytes (16 KB/s). */
+export const HTTP_BODY_MS_MAX = 30_000
+
+/** A streamed batch may pause this long between two chunks. */
+export const HTTP_STREAM_IDLE_MS_MAX = 300_000
+
+/** Idle keep-alive sockets: longer than the 60 s of the usual proxies, so that they close first. */
+export const HTTP_KEEP_ALIVE_MS = 65_000

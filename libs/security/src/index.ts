@@ -1,1 +1,2 @@
-export {}
+export { Credentials, keptPassword } from './credentials.ts'
+export type { Principal } from './principal.ts'

@@ -1,1 +1,14 @@
-export {}
+export { type AppOptions, httpApp, page } from './http/app.ts'
+export { type BodyReceived, parseJson, readBody, readJson, receiveBody } from './http/body.ts'
+export { Problem, problems, STATUS, sendProblem, toProblem } from './http/problem.ts'
+export {
+  type Answer,
+  Call,
+  type Method,
+  type Params,
+  type RawBody,
+  type Reply,
+  type Route,
+  route,
+  sendReply,
+} from './http/route.ts'

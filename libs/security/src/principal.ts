@@ -1,0 +1,4 @@
+/** Who is calling, once that is proven. */
+export interface Principal {
+  readonly name: string
+}

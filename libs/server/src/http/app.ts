@@ -1,0 +1,145 @@
+/**
+ * The Express app of a process: what every request passes before and after its route.
+ *
+ * Order is the safety. A request is first measured (headers, URL), then its sender is known, and
+ * only then is its route looked for and its body read: a stranger learns nothing and stores nothing.
+ */
+import { BrokerError, limits, type Report } from '@sluice/core'
+import type { Credentials } from '@sluice/security'
+import express, { type Express, type RequestHandler } from 'express'
+import helmet from 'helmet'
+import { docsRoutes } from './docs.ts'
+import { problems } from './problem.ts'
+import type { Route } from './route.ts'
+
+export interface AppOptions {
+  readonly routes: readonly Route[]
+  readonly credentials: Pick<Credentials, 'authenticate'>
+  readonly report: Report
+  /** Hears of each request once it was answered or given up: its path as declared, and how long. */
+  readonly answered?: (route: string, status: number, seconds: number) => void
+  /** Once aborted, everything is refused with draining. */
+  readonly signal?: AbortSignal
+}
+
+export function httpApp(options: AppOptions): Express {
+  const routes = [...options.routes, ...docsRoutes(options.routes)]
+  const app = express()
+  app.disable('x-powered-by')
+  app.disable('etag')
+  app.enable('case sensitive routing')
+  app.enable('strict routing')
+  app.set('query parser', false)
+
+  const open = new Set(routes.filter((route) => route.open).map((route) => route.path))
+  app.use(guard(options, open))
+  const hot = routes.filter((route) => route.hot)
+  for (const route of [...hot, ...routes.filter((route) => !route.hot)]) {
+    const serve: RequestHandler = (req, res) => {
+      res.locals['route'] = route.path
+      return route.serve(req, res)
+    }
+    app[route.method](route.path, serve)
+  }
+  for (const [path, methods] of methodsByPath(routes)) {
+    app.all(path, (req, res) => {
+      res.setHeader('Allow', methods.join(', '))
+      throw new BrokerError('method_not_allowed', `${req.method} is not for ${path}.`)
+    })
+  }
+  app.use((req) => {
+    throw new BrokerError('not_found', `There is nothing at ${req.path}.`)
+  })
+  app.use(problems(options.report))
+  return app
+}
+
+/** Headers that helmet sets, computed once: calling its 13 middlewares costs more than a publish. */
+const PAGE_HEADERS = helmetHeaders()
+
+/** An answer that is data needs no more than this; `page` puts the rest before HTML. */
+const DATA_HEADERS: Readonly<Record<string, string>> = {
+  'X-Content-Type-Options': 'nosniff',
+  'Cache-Control': 'no-store',
+}
+
+/** Makes the answer fit for a browser to show: helmet's headers, no scripts at all. */
+export function page(res: { setHeader(name: string, value: string): unknown }): void {
+  for (const [name, value] of PAGE_HEADERS) res.setHeader(name, value)
+}
+
+function guard(
+  { credentials, answered, signal }: AppOptions,
+  open: ReadonlySet<string>,
+): RequestHandler {
+  return (req, res, next) => {
+    for (const name in DATA_HEADERS) res.setHeader(name, DATA_HEADERS[name]!)
+    if (answered !== undefined) {
+      const start = performance.now()
+      res.on('close', () => {
+        const seconds = (performance.now() - start) / 1_000
+        answered((res.locals['route'] as string | undefined) ?? 'none', res.statusCode, seconds)
+      })
+    }
+    if (req.url.length > limits.HTTP_URL_BYTES_MAX) {
+      throw new BrokerError(
+        'uri_too_long',
+        `A URL here has at most ${limits.HTTP_URL_BYTES_MAX} bytes.`,
+      )
+    }
+    if (req.rawHeaders.length > 2 * limits.HTTP_HEADERS_MAX) {
+      throw new BrokerError('headers_too_large', `Send at most ${limits.HTTP_HEADERS_MAX} headers.`)
+    }
+    if (open.has(req.path)) return next()
+
+    const principal = credentials.authenticate(req.headers.authorization)
+    if (principal === undefined) {
+      throw new BrokerError('unauthenticated', 'Send the admin credential: Basic or Bearer.')
+    }
+    if (req.headers['sec-fetch-site'] === 'cross-site') {
+      // A browser adds a remembered Basic credential to forms that other sites submit.
+      throw new BrokerError('forbidden', 'Requests that another site makes are refused.')
+    }
+    if (signal?.aborted) {
+      res.setHeader('Connection', 'close')
+      throw new BrokerError('draining', 'This process is stopping; another one may answer.')
+    }
+    res.locals['principal'] = principal
+    next()
+  }
+}
+
+function methodsByPath(routes: readonly Route[]): Map<string, string[]> {
+  const methods = new Map<string, string[]>()
+  for (const { method, path } of routes) {
+    methods.set(path, [...(methods.get(path) ?? []), method.toUpperCase()])
+  }
+  return methods
+}
+
+function helmetHeaders(): [string, string][] {
+  const headers: [string, string][] = []
+  const collect = {
+    setHeader: (name: string, value: string) => headers.push([name, value]),
+    removeHeader: () => {},
+  }
+  const middleware = helmet({
+    contentSecurityPolicy: {
+      useDefaults: false,
+      directives: {
+        defaultSrc: ["'none'"],
+        styleSrc: ["'self'"],
+        imgSrc: ["'self'"],
+        formAction: ["'none'"],
+        baseUri: ["'none'"],
+        frameAncestors: ["'none'"],
+      },
+    },
+    // The broker itself speaks plain HTTP; whoever puts TLS before it decides about this.
+    strictTransportSecurity: false,
+  })
+  middleware({} as never, collect as never, (error?: unknown) => {
+    if (error) throw error
+  })
+  return headers
+}
