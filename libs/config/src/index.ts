@@ -1,1 +1,2 @@
-export {}
+export { renderConfiguration, renderHelmEnv } from './render.ts'
+export { type Config, loadConfig, maskedConfig, SETTINGS } from './settings.ts'

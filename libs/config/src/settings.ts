@@ -1,0 +1,162 @@
+/**
+ * Every setting, declared once.
+ *
+ * From this list come the typed Config, docs/configuration.md and the env block of the Helm values
+ * (render.ts; `npm run generate`). Durations are milliseconds and sizes are bytes, and the name says
+ * so. What belongs to one queue (its TTL, limits, retries) is an argument or policy of that queue,
+ * never a setting.
+ */
+import { type Durability, limits } from '@sluice/core'
+import { z } from 'zod'
+
+export interface Setting {
+  readonly env: string
+  readonly schema: z.ZodType
+  readonly doc: string
+  /** Printed as `***` in logs and rendered as a Secret reference in Helm. */
+  readonly secret?: true
+  /** What a pod needs where that is not the default. */
+  readonly helm?: string
+}
+
+const int = (min: number, max: number, fallback: number) =>
+  z.coerce.number<string>().int().min(min).max(max).default(fallback)
+
+export const SETTINGS = {
+  redisUrl: {
+    env: 'REDIS_URL',
+    schema: z
+      .string('is not set. Give the Redis that keeps everything, e.g. redis://127.0.0.1:6379')
+      .refine((url) => /^rediss?:$/.test(URL.parse(url)?.protocol ?? ''), {
+        error: 'must be a URL like redis://user:password@host:6379/0, or rediss:// for TLS',
+      }),
+    doc: 'The Redis (7.0 or newer, or Valkey) that keeps messages and topology. `npm start` finds or starts one when this is not set.',
+    secret: true,
+  },
+  dataDir: {
+    env: 'SLUICE_DATA_DIR',
+    schema: z.string().min(1).default('.data'),
+    doc: 'Folder for the generated admin password, and for the data of a Redis that `npm start` starts itself.',
+    helm: '/data',
+  },
+  httpHost: {
+    env: 'SLUICE_HTTP_HOST',
+    schema: z.string().min(1).default('127.0.0.1'),
+    doc: 'Address that the HTTP API listens on. `0.0.0.0` is every IPv4 address of the machine.',
+    helm: '0.0.0.0',
+  },
+  httpPort: {
+    env: 'SLUICE_HTTP_PORT',
+    schema: int(0, 65_535, 8_080),
+    doc: 'Port of the HTTP API, health checks and metrics. 0 picks a free one.',
+  },
+  httpConnectionsMax: {
+    env: 'SLUICE_HTTP_CONNECTIONS_MAX',
+    schema: int(1, 1_000_000, 10_000),
+    doc: 'Most HTTP connections open at once; further ones are closed at once.',
+  },
+  adminUser: {
+    env: 'SLUICE_ADMIN_USER',
+    schema: z
+      .string()
+      .regex(/^[^:\s]{1,64}$/, 'has 1 to 64 characters, without a colon or a space')
+      .default('admin'),
+    doc: 'Name of the administrator, for HTTP Basic.',
+  },
+  adminPassword: {
+    env: 'SLUICE_ADMIN_PASSWORD',
+    schema: z.string().min(8).max(256).optional(),
+    doc: 'Password of the administrator: HTTP Basic with the name above, or `Authorization: Bearer` alone. Unset: one is generated and kept in `admin-password` in the data folder, readable by its owner only.',
+    secret: true,
+  },
+  fsync: {
+    env: 'SLUICE_FSYNC',
+    schema: z.enum(['everysec', 'always']).default('everysec'),
+    doc: 'How often the Redis that `npm start` starts itself writes to disk: `everysec` may lose a second on power loss, `always` nothing. Without effect on a Redis that `REDIS_URL` names.',
+  },
+  logLevel: {
+    env: 'SLUICE_LOG_LEVEL',
+    schema: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
+    doc: 'Least severe log lines that are written.',
+  },
+  messageBytesMax: {
+    env: 'SLUICE_MESSAGE_BYTES_MAX',
+    schema: int(1, limits.MESSAGE_BYTES_CAP, limits.MESSAGE_BYTES_DEFAULT),
+    doc: 'Largest message body accepted, at every edge.',
+  },
+  durability: {
+    env: 'SLUICE_DURABILITY',
+    schema: z
+      .custom<Durability>(
+        (value) => typeof value === 'string' && /^(?:memory|fsync|replicas=[1-9]\d?)$/.test(value),
+        'must be memory, fsync or replicas=<1..99>',
+      )
+      .default('memory'),
+    doc: 'How safe a message is before its publish is confirmed, where neither the publish nor the queue says: `memory` (in Redis), `fsync` (on its disk; needs `appendfsync always`), `replicas=n` (on n replicas too).',
+  },
+  memoryHigh: {
+    env: 'SLUICE_MEMORY_HIGH',
+    schema: z.coerce.number<string>().min(0.1).max(1).default(0.85),
+    doc: 'Share of Redis’s `maxmemory` above which publishes are refused, so that consumers can still settle. Without effect where `maxmemory` is 0.',
+  },
+  deadLetterRetentionMs: {
+    env: 'SLUICE_DEAD_LETTER_RETENTION_MS',
+    schema: int(60_000, limits.DURATION_MS_MAX, 7 * 24 * 3_600_000),
+    doc: 'How long `amq.dead-letters`, where messages of queues without a dead letter exchange end, keeps one.',
+  },
+  drainMs: {
+    env: 'SLUICE_DRAIN_MS',
+    schema: int(0, 600_000, 25_000),
+    doc: 'How long a stopping process may finish what it holds. Keep it under the grace period of the pod.',
+  },
+  reaperPassMs: {
+    env: 'SLUICE_REAPER_PASS_MS',
+    schema: int(50, 60_000, 1_000),
+    doc: 'Longest pause between two looks of the reaper for what is due: lapsed leases, retries, delayed and expired messages, dead processes.',
+  },
+  reaperSweepMs: {
+    env: 'SLUICE_REAPER_SWEEP_MS',
+    schema: int(1_000, 86_400_000, 60_000),
+    doc: 'Time between two slow sweeps over all queues: retention, expired queues, orphaned consumers.',
+  },
+  allowEviction: {
+    env: 'SLUICE_ALLOW_EVICTION',
+    schema: z.stringbool().default(false),
+    doc: 'Start even though Redis’s `maxmemory-policy` lets it throw away messages when memory is short. Only for data that may be lost.',
+  },
+} as const satisfies Record<string, Setting>
+
+type Key = keyof typeof SETTINGS
+export type Config = { readonly [K in Key]: z.output<(typeof SETTINGS)[K]['schema']> }
+
+const PREFIX = 'SLUICE_'
+
+/**
+ * Reads and checks all settings; an empty variable counts as unset. Throws one Error that names
+ * everything wrong, and never a value: also a SLUICE_ variable that does not exist, which is a typo.
+ */
+export function loadConfig(env: Readonly<Record<string, string | undefined>>): Config {
+  const config: Record<string, unknown> = {}
+  const wrong: string[] = []
+  for (const [key, { env: name, schema }] of Object.entries(SETTINGS)) {
+    const parsed = schema.safeParse(env[name] || undefined)
+    if (parsed.success) config[key] = parsed.data
+    else wrong.push(`${name}: ${parsed.error.issues[0]?.message}`)
+  }
+  const known = new Set<string>(Object.values(SETTINGS).map((setting) => setting.env))
+  for (const name of Object.keys(env)) {
+    if (name.startsWith(PREFIX) && !known.has(name)) wrong.push(`${name}: there is no such setting`)
+  }
+  if (wrong.length > 0) throw new Error(`The configuration is wrong:\n  ${wrong.join('\n  ')}`)
+  return Object.freeze(config) as Config
+}
+
+/** The settings by their variables, for the log: secrets as `***`. */
+export function maskedConfig(config: Config): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries<Setting>(SETTINGS).map(([key, { env, secret }]) => {
+      const value = config[key as Key]
+      return [env, secret && value !== undefined ? '***' : value]
+    }),
+  )
+}

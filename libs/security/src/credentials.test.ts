@@ -1,0 +1,77 @@
+import assert from 'node:assert/strict'
+import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import { Credentials, keptPassword } from './credentials.ts'
+
+const credentials = new Credentials('admin', 'pass:wörd')
+const basic = (text: string) => `Basic ${Buffer.from(text).toString('base64')}`
+
+async function folder(t: TestContext): Promise<string> {
+  const dir = await mkdtemp(join(tmpdir(), 'sluice-'))
+  t.after(() => rm(dir, { recursive: true }))
+  return dir
+}
+
+test('Basic with name and password, or Bearer with the password, proves the admin', () => {
+  for (const header of [
+    basic('admin:pass:wörd'),
+    basic('admin:pass:wörd').replace('Basic', 'bASIC'),
+    'Bearer pass:wörd',
+    'bearer  pass:wörd ',
+  ]) {
+    assert.deepEqual(credentials.authenticate(header), { name: 'admin' }, header)
+  }
+})
+
+test('anything else proves nothing', () => {
+  for (const header of [
+    undefined,
+    '',
+    ' ',
+    'Basic',
+    'Basic ',
+    'Bearer',
+    'Bearer ',
+    'pass:wörd',
+    basic('admin:'),
+    basic('admin:pass:word'),
+    basic('Admin:pass:wörd'),
+    basic('pass:wörd'),
+    'Bearer admin:pass:wörd',
+    'Digest pass:wörd',
+    `Bearer ${'x'.repeat(100_000)}`,
+  ]) {
+    assert.equal(credentials.authenticate(header), undefined, header?.slice(0, 40))
+  }
+})
+
+test('the password cannot be read back from the credentials', () => {
+  assert.doesNotMatch(JSON.stringify(credentials) + String(credentials), /wörd/)
+})
+
+test('a generated password is kept, readable by its owner only', async (t) => {
+  const dir = join(await folder(t), 'new')
+  const password = await keptPassword(dir)
+  assert.match(password, /^[\w-]{32}$/)
+  assert.equal(await keptPassword(dir), password)
+  assert.equal((await stat(join(dir, 'admin-password'))).mode & 0o777, 0o600)
+})
+
+test('processes that start at once agree on one password and leave nothing else behind', async (t) => {
+  const dir = await folder(t)
+  const passwords = await Promise.all(Array.from({ length: 20 }, () => keptPassword(dir)))
+  assert.equal(new Set(passwords).size, 1)
+  assert.deepEqual(await readdir(dir), ['admin-password'])
+})
+
+test('a file opened to others is closed again, and an empty one is refused', async (t) => {
+  const dir = await folder(t)
+  const path = join(dir, 'admin-password')
+  await writeFile(path, 'chosen\n', { mode: 0o644 })
+  assert.equal(await keptPassword(dir), 'chosen')
+  assert.equal((await stat(path)).mode & 0o777, 0o600)
+  await writeFile(path, '\n')
+  await assert.rejects(keptPassword(dir), /is empty/)
+})
