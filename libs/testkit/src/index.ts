@@ -1,1 +1,10 @@
-export {}
+export { freePort } from './free-port.ts'
+export { type Random, random, randomFor, seedFromEnv } from './random.ts'
+export {
+  type PrivateRedis,
+  type PrivateRedisOptions,
+  privateRedis,
+  type SharedRedis,
+  withRedis,
+} from './redis.ts'
+export { waitFor } from './wait-for.ts'

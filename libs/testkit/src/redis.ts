@@ -1,0 +1,140 @@
+/**
+ * A real Redis for a test, never a mock.
+ *
+ * `withRedis` shares one server: REDIS_URL when set (tools/test.mjs starts one and sets it), else a
+ * server from PATH or the user's cache, started once a test process without persistence, else a
+ * container. Tests stay apart by name: each gets a vhost of its own, so files run in parallel.
+ * `privateRedis` is for tests that kill, pause, restart or fill the server.
+ */
+import { randomUUID } from 'node:crypto'
+import type { TestContext } from 'node:test'
+import { Redis } from 'ioredis'
+import { freePort } from './free-port.ts'
+import { endServer, findRedisServer, serverFolder, startServer } from './redis-server.ts'
+
+export interface SharedRedis {
+  readonly url: string
+  /** A connection of this test, closed at its end. */
+  readonly redis: Redis
+  /** A virtual host that no other test uses. */
+  readonly vhost: string
+}
+
+let shared: Promise<string | undefined> | undefined
+
+/** The shared Redis. Where there is none and none can be started, the test is skipped. */
+export async function withRedis(t: TestContext): Promise<SharedRedis> {
+  shared ??= process.env['REDIS_URL'] ? Promise.resolve(process.env['REDIS_URL']) : startShared()
+  const url = (await shared) ?? skip(t)
+  return { url, redis: connect(t, url), vhost: `test-${randomUUID()}` }
+}
+
+export interface PrivateRedisOptions {
+  /** Keep an append-only file, so that a restart finds everything again. Default true. */
+  readonly aof?: boolean
+  /** When the append-only file reaches the disk. Default 'everysec'. */
+  readonly fsync?: 'always' | 'everysec' | 'no'
+  /** Memory limit in bytes. Default none. */
+  readonly maxMemoryBytes?: number
+  /** Default 'noeviction'. */
+  readonly maxMemoryPolicy?: string
+  /** Further arguments of redis-server, e.g. ['--requirepass', 'x']. */
+  readonly args?: readonly string[]
+}
+
+export interface PrivateRedis {
+  readonly url: string
+  readonly port: number
+  /** Its folder, with the append-only file; removed with the server. */
+  readonly dir: string
+  /** A connection of this test, which reconnects after a restart. */
+  readonly redis: Redis
+  /** SIGKILL, as the kernel does when memory runs out. Returns when the process is gone. */
+  kill9(): Promise<void>
+  /** Starts it again on the same port and folder, ending it in order first when it still runs. */
+  restart(): Promise<void>
+  /** SIGSTOP: connections stay open and nothing answers. */
+  pause(): void
+  /** SIGCONT. */
+  cont(): void
+}
+
+/**
+ * A Redis of this test's own, gone at its end, after everything else the test registered with
+ * `t.after`. Skips the test where no redis-server can be found.
+ */
+export async function privateRedis(
+  t: TestContext,
+  options: PrivateRedisOptions = {},
+): Promise<PrivateRedis> {
+  const binary = findRedisServer() ?? skip(t)
+  const port = await freePort()
+  const dir = serverFolder()
+  const args = serverArgs(options)
+  let child = await startServer(binary, { port, dir, args })
+  const url = `redis://127.0.0.1:${port}`
+  const redis = connect(t, url)
+  last(t, () => endServer(child, 'SIGKILL', dir))
+  return {
+    url,
+    port,
+    dir,
+    redis,
+    kill9: () => endServer(child, 'SIGKILL'),
+    restart: async () => {
+      await endServer(child, 'SIGTERM')
+      child = await startServer(binary, { port, dir, args })
+    },
+    pause: () => void child.kill('SIGSTOP'),
+    cont: () => void child.kill('SIGCONT'),
+  }
+}
+
+function serverArgs(options: PrivateRedisOptions): string[] {
+  const { aof = true, fsync = 'everysec', maxMemoryBytes, maxMemoryPolicy = 'noeviction' } = options
+  return [
+    ...['--appendonly', aof ? 'yes' : 'no', '--appendfsync', fsync],
+    ...['--maxmemory-policy', maxMemoryPolicy],
+    ...(maxMemoryBytes === undefined ? [] : ['--maxmemory', String(maxMemoryBytes)]),
+    ...(options.args ?? []),
+  ]
+}
+
+async function startShared(): Promise<string | undefined> {
+  const binary = findRedisServer()
+  if (binary === undefined) return await startContainer()
+  const port = await freePort()
+  await startServer(binary, { port, dir: serverFolder(), args: ['--appendonly', 'no'] })
+  return `redis://127.0.0.1:${port}`
+}
+
+async function startContainer(): Promise<string | undefined> {
+  try {
+    const { RedisContainer } = await import('@testcontainers/redis')
+    const container = await new RedisContainer('redis:7').start() // its reaper removes it
+    return container.getConnectionUrl()
+  } catch {
+    return undefined
+  }
+}
+
+function connect(t: TestContext, url: string): Redis {
+  const redis = new Redis(url, { maxRetriesPerRequest: null, retryStrategy: () => 50 })
+  redis.on('error', () => {}) // refused while a private server is down; commands wait for it
+  last(t, () => redis.disconnect())
+  return redis
+}
+
+/**
+ * Runs `end` after every `t.after` that the test registers: those run in the order of their
+ * registration, so one that registers itself again comes after all of them.
+ */
+function last(t: TestContext, end: () => void | Promise<void>): void {
+  t.after(() => t.after(end))
+}
+
+function skip(t: TestContext): never {
+  const why = 'no Redis: set REDIS_URL, or put redis-server or valkey-server on PATH'
+  t.skip(why)
+  throw new Error(why) // leaves the test, which counts as skipped
+}
