@@ -19,6 +19,8 @@ export interface Message {
   readonly delayMs: number
   /** De-duplication id, at most 255 bytes; '' = none. */
   readonly dedupId: string
+  /** The least durability for this message; null = what its queue and the server say. */
+  readonly durability: Durability | null
   readonly properties: Buffer
   readonly body: Buffer
 }

@@ -1,1 +1,24 @@
-export {}
+export type { AppendReply } from './appender.ts'
+export { TOPOLOGY_BASE } from './keys.ts'
+export type { LeaseSettlement, SettleOutcome } from './leases.ts'
+export {
+  type HeldReturn,
+  type LeasedMessage,
+  type LeaseOptions,
+  type QueueReply,
+  type QueueStats,
+  QueueStore,
+} from './queue-store.ts'
+export { encodeRecord, type MessageRecord } from './record.ts'
+export { type ServerState, unavailable } from './redis.ts'
+export type {
+  DropOutcome,
+  Peeked,
+  Swept,
+  Taken,
+  TakenBatch,
+  TakenMessage,
+  Tally,
+} from './scripts.ts'
+export { QUEUE_SETTINGS_DEFAULT, type QueueSettings } from './settings.ts'
+export { openStore, type Store, type StoreOptions } from './store.ts'

@@ -1,0 +1,255 @@
+/**
+ * Group commit: what is published to a queue while an append travels goes out together in the next.
+ *
+ * Hot path. A message costs one push onto each of a few arrays; a batch costs one script call, one
+ * stream entry and one reply. At most APPENDS_IN_FLIGHT_MAX calls are under way, each on a lane with
+ * a sequence of its own, so that a call sent again after a lost reply is recognised (append.lua).
+ * At low rates a batch holds one message and nothing waits. Measured by test/bench/store.bench.ts.
+ */
+import { type Appended, limits } from '@sluice/core'
+import type { Redis } from 'ioredis'
+import type { AppendOutcome } from './scripts.ts'
+import { append } from './scripts.ts'
+
+/** Hears what became of an append. One object serves many messages, told apart by token. */
+export interface AppendReply<Q> {
+  /** Called exactly once for each append, never during it. */
+  appended(token: number, outcome: Appended, queue: Q): void
+}
+
+/** What the appender asks of its queue at each flush. */
+export interface AppendTarget {
+  readonly base: string
+  readonly epoch: number
+  readonly name: string
+  /** See the prelude's options, append's limits, queue TTL and window. */
+  readonly scriptOptions: string
+  readonly scriptLimits: string
+  readonly ttlMs: number
+  readonly dedupWindowMs: number
+  readonly levels: number
+}
+
+/** The batch being gathered: parallel arrays, so that a message allocates nothing. */
+interface Gathered<Q> {
+  records: Buffer[]
+  replies: AppendReply<Q>[]
+  tokens: number[]
+  levels: number[]
+  delays: number[]
+  dedupIds: string[]
+  bytes: number
+  soonestTtlMs: number
+  plain: boolean
+}
+
+function gather<Q>(): Gathered<Q> {
+  return {
+    records: [],
+    replies: [],
+    tokens: [],
+    levels: [],
+    delays: [],
+    dedupIds: [],
+    bytes: 0,
+    soonestTtlMs: -1,
+    plain: true,
+  }
+}
+
+const LETTER_DUPLICATE = 'd'.charCodeAt(0)
+const LETTER_FULL = 'f'.charCodeAt(0)
+const EMPTY = Buffer.alloc(0)
+
+export interface AppenderOptions<Q> {
+  readonly redis: Redis
+  readonly queue: Q & AppendTarget
+  /** Names this process among the writers; asked at each flush, since it may change. */
+  readonly writer: () => string
+  /** Replicas that must have it before it counts as stored; 0 = none. */
+  readonly replicas: number
+  readonly replicaWaitMs: number
+  /** Called once a turn when there is something to flush. */
+  readonly schedule: (flush: () => void) => void
+  /** Called when bytes start and stop waiting here. */
+  readonly backlog: (bytes: number) => void
+  /** Makes the queue's keys when they are missing; false when the queue is gone. */
+  readonly restore: () => Promise<boolean>
+  readonly report: (error: unknown) => void
+  readonly timeoutMs: number
+}
+
+export class Appender<Q> {
+  readonly #options: AppenderOptions<Q>
+  readonly #waiting: Gathered<Q>[] = []
+  #open: Gathered<Q> = gather()
+  #scheduled = false
+  /** Sequence of each lane; a lane is free while its index is in #free. */
+  readonly #sequences: number[] = []
+  readonly #free: number[] = []
+  readonly #flush = () => this.#send()
+
+  constructor(options: AppenderOptions<Q>) {
+    this.#options = options
+    // WAIT covers all earlier writes of its connection, so one lane is enough there.
+    const lanes = options.replicas > 0 ? 1 : limits.APPENDS_IN_FLIGHT_MAX
+    for (let lane = 0; lane < lanes; lane++) {
+      this.#sequences.push(0)
+      this.#free.push(lane)
+    }
+  }
+
+  /** @param record from encodeRecord; kept until Redis has answered. */
+  append(
+    record: Buffer,
+    priority: number,
+    ttlMs: number,
+    delayMs: number,
+    dedupId: string,
+    reply: AppendReply<Q>,
+    token: number,
+  ): void {
+    let open = this.#open
+    if (
+      open.records.length >= limits.BATCH_RECORDS_MAX ||
+      (open.bytes + record.length > limits.BATCH_BYTES_MAX && open.records.length > 0)
+    ) {
+      this.#waiting.push(open)
+      open = this.#open = gather()
+    }
+    const level = Math.min(priority, this.#options.queue.levels - 1)
+    open.records.push(record)
+    open.replies.push(reply)
+    open.tokens.push(token)
+    open.levels.push(level)
+    open.delays.push(delayMs)
+    open.dedupIds.push(dedupId)
+    open.bytes += record.length
+    if (ttlMs >= 0 && (open.soonestTtlMs < 0 || ttlMs < open.soonestTtlMs)) {
+      open.soonestTtlMs = ttlMs
+    }
+    if (level !== 0 || delayMs !== 0 || dedupId !== '') open.plain = false
+    this.#options.backlog(record.length)
+    if (!this.#scheduled && this.#free.length > 0) {
+      this.#scheduled = true
+      this.#options.schedule(this.#flush)
+    }
+  }
+
+  #send(): void {
+    this.#scheduled = false
+    while (this.#free.length > 0) {
+      const batch = this.#waiting.shift() ?? this.#open
+      if (batch.records.length === 0) return
+      if (batch === this.#open) this.#open = gather()
+      this.#sendOn(this.#free.pop()!, batch)
+    }
+  }
+
+  #sendOn(lane: number, batch: Gathered<Q>): void {
+    const sequence = ++this.#sequences[lane]!
+    const pending = this.#attempt(lane, sequence, batch, 3)
+    let answered = false
+    const answer = (outcome: AppendOutcome, durable: boolean) => {
+      if (answered) return
+      answered = true
+      this.#answer(batch, outcome, durable)
+    }
+    const timer = setTimeout(() => {
+      // The lane stays busy until Redis answers; only the publishers stop waiting.
+      if (answered) return
+      answered = true
+      this.#tell(batch, () => 'unavailable')
+    }, this.#options.timeoutMs)
+    pending
+      .then(
+        ([outcome, durable]) => answer(outcome, durable),
+        (error) => {
+          this.#options.report(error)
+          const full = error instanceof Error && error.message.startsWith('OOM')
+          if (!answered) {
+            answered = true
+            this.#tell(batch, () => (full ? 'memory-high' : 'unavailable'))
+          }
+        },
+      )
+      .finally(() => {
+        clearTimeout(timer)
+        this.#options.backlog(-batch.bytes)
+        this.#free.push(lane)
+        this.#send()
+      })
+      .catch(this.#options.report)
+  }
+
+  /** Sends a batch; makes the queue's keys when they are missing and sends it again. */
+  async #attempt(
+    lane: number,
+    sequence: number,
+    batch: Gathered<Q>,
+    attempts: number,
+  ): Promise<[AppendOutcome, boolean]> {
+    const { redis, queue, replicas, replicaWaitMs, writer, restore } = this.#options
+    const sent = append(redis, queue.base, [
+      queue.scriptOptions,
+      queue.epoch,
+      `${writer()}:${replicas > 0 ? 'r' : ''}${lane}`,
+      sequence,
+      batch.records.length,
+      batch.records.length === 1 ? batch.records[0]! : Buffer.concat(batch.records),
+      batch.soonestTtlMs,
+      queue.ttlMs,
+      queue.scriptLimits,
+      queue.dedupWindowMs,
+      batch.plain ? EMPTY : extras(batch),
+    ])
+    // On the same connection, right behind the append: WAIT answers for it.
+    const copies = replicas > 0 ? redis.wait(replicas, replicaWaitMs) : undefined
+    const [outcome, reached] = await Promise.all([sent, copies])
+    if (outcome.kind === 'missing' && attempts > 1) {
+      if (!(await restore())) return [{ kind: 'gone' }, true]
+      return this.#attempt(lane, sequence, batch, attempts - 1)
+    }
+    return [outcome, reached === undefined || reached >= replicas]
+  }
+
+  #answer(batch: Gathered<Q>, outcome: AppendOutcome, durable: boolean): void {
+    if (outcome.kind !== 'stored') {
+      this.#tell(batch, () => (outcome.kind === 'gone' ? 'gone' : 'unavailable'))
+      return
+    }
+    const stored = durable ? 'stored' : 'not-durable'
+    const { letters } = outcome
+    if (!letters) {
+      this.#tell(batch, () => stored)
+      return
+    }
+    this.#tell(batch, (index) => {
+      if (letters[index] === LETTER_FULL) return 'full'
+      if (letters[index] === LETTER_DUPLICATE) return durable ? 'duplicate' : 'not-durable'
+      return stored
+    })
+  }
+
+  #tell(batch: Gathered<Q>, outcomeOf: (index: number) => Appended): void {
+    const { replies, tokens } = batch
+    for (let index = 0; index < replies.length; index++) {
+      replies[index]!.appended(tokens[index]!, outcomeOf(index), this.#options.queue)
+    }
+  }
+}
+
+/** '>BI6Bc0' a message: level, delay, de-duplication id (append.lua). */
+function extras<Q>({ levels, delays, dedupIds }: Gathered<Q>): Buffer {
+  let size = 8 * levels.length
+  for (const id of dedupIds) size += Buffer.byteLength(id)
+  const bytes = Buffer.allocUnsafe(size)
+  let at = 0
+  for (let index = 0; index < levels.length; index++) {
+    at = bytes.writeUInt8(levels[index]!, at)
+    at = bytes.writeUIntBE(delays[index]!, at, 6)
+    const length = bytes.write(dedupIds[index]!, at + 1, 'utf8')
+    at = bytes.writeUInt8(length, at) + length
+  }
+  return bytes
+}

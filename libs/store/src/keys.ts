@@ -1,0 +1,25 @@
+/** Every key name, in one place; the names behind a queue's base are in lua/prelude.lua. */
+
+/** Topology keys start with this: one hash slot. */
+export const TOPOLOGY_BASE = 'sluice:{topology}:'
+
+/** Slots (processes) and their heartbeats: one hash slot. */
+export const SLOTS_BASE = 'sluice:{slots}:'
+
+/** Channel on which a slot hears that one of its queues has something; payload: the queue's base. */
+export const wakeChannel = (slot: string): string => `sluice:wake:${slot}`
+
+/** Channel on which reapers hear of the next time something happens in a queue: 'base ms'. */
+export const AGENDA_CHANNEL = 'sluice:agenda'
+
+/** All keys of a queue start with this. Encoded, so that no name can break the hash tag. */
+export function queueBase(vhost: string, queue: string): string {
+  return `sluice:{${encodeURIComponent(vhost)}/${encodeURIComponent(queue)}}:`
+}
+
+/** The queue that a base belongs to. */
+export function parseQueueBase(base: string): { vhost: string; name: string } | undefined {
+  const match = /^sluice:\{([^/{}]*)\/([^/{}]*)\}:$/.exec(base)
+  if (!match) return undefined
+  return { vhost: decodeURIComponent(match[1]!), name: decodeURIComponent(match[2]!) }
+}

@@ -1,0 +1,149 @@
+/**
+ * Settling leases: what is settled in one event-loop turn goes to Redis in one script call a kind.
+ *
+ * A token is the message's ref and how often it had been delivered, `ref.count`. Whoever has it may
+ * settle, from any process; once the lease has lapsed and was taken back, or was settled, the token
+ * is stale and changes nothing.
+ */
+import { limits, retryDelayMs } from '@sluice/core'
+import type { QueueContext } from './queue-store.ts'
+import { unavailable } from './redis.ts'
+import { giveBack, settle } from './scripts.ts'
+import type { QueueSettings } from './settings.ts'
+
+export type LeaseSettlement = { readonly token: string } & (
+  | { readonly outcome: 'ack' }
+  /** A failed delivery: again after `delayMs`, or after the queue's back-off. */
+  | { readonly outcome: 'retry'; readonly delayMs?: number; readonly reason?: string }
+  /** Not a failed delivery: back to its old place at once. */
+  | { readonly outcome: 'release' }
+  | { readonly outcome: 'dead-letter'; readonly reason: string }
+  /** The lease ends `leaseMs` from now. */
+  | { readonly outcome: 'extend'; readonly leaseMs: number }
+)
+
+export type SettleOutcome =
+  | 'settled'
+  | 'retried'
+  | 'released'
+  | 'dead-lettered'
+  | 'extended'
+  | 'stale'
+
+interface Waiting {
+  readonly args: readonly (string | number)[]
+  readonly done: (letter: string) => void
+  readonly failed: (error: unknown) => void
+}
+
+/** Most settlements in one script call: bounds how long it keeps Redis from others. */
+const FOLD_MAX = limits.PASS_MESSAGES_MAX
+
+const TOKEN = /^([0-9a-f]{24})\.(\d{1,9})$/
+
+export class Leases {
+  readonly #context: QueueContext
+  readonly #queue: { base: string; scriptOptions: string; settings: QueueSettings }
+  #acks: Waiting[] = []
+  #returns: Waiting[] = []
+
+  constructor(
+    context: QueueContext,
+    queue: { base: string; scriptOptions: string; settings: QueueSettings },
+  ) {
+    this.#context = context
+    this.#queue = queue
+  }
+
+  /** An outcome each, in order. Throws store_unavailable: then any of them may have happened. */
+  settle(items: readonly LeaseSettlement[]): Promise<SettleOutcome[]> {
+    return Promise.all(items.map((item) => this.#settleOne(item)))
+  }
+
+  async #settleOne(item: LeaseSettlement): Promise<SettleOutcome> {
+    const match = TOKEN.exec(item.token)
+    if (!match) return 'stale' // never a token of ours
+    const [, ref, count] = match as unknown as [string, string, string]
+    if (item.outcome === 'ack') {
+      return (await this.#fold('ack', [ref, count])) === 's' ? 'settled' : 'stale'
+    }
+    const letter = await this.#fold('return', ['', ref, count, ...this.#action(item, +count)])
+    return OUTCOMES[letter as keyof typeof OUTCOMES](item.outcome)
+  }
+
+  /** Action, ms and failure of return.lua. */
+  #action(item: Exclude<LeaseSettlement, { outcome: 'ack' }>, count: number): (string | number)[] {
+    switch (item.outcome) {
+      case 'retry': {
+        const delayMs = item.delayMs ?? retryDelayMs(count, this.#queue.settings.retry)
+        return ['due', delayMs, `+${clip(item.reason ?? '')}`]
+      }
+      case 'release':
+        return ['ready', 0, '-']
+      case 'dead-letter':
+        return ['dead', 0, `+${clip(item.reason)}`]
+      case 'extend':
+        return ['extend', item.leaseMs, '-']
+    }
+  }
+
+  #fold(kind: 'ack' | 'return', args: readonly (string | number)[]): Promise<string> {
+    return new Promise((done, failed) => {
+      const list = kind === 'ack' ? this.#acks : this.#returns
+      if (list.length === 0) {
+        this.#context.schedule(() => {
+          if (kind === 'ack') this.#sendAcks()
+          else this.#sendReturns()
+        })
+      }
+      list.push({ args, done, failed })
+    })
+  }
+
+  #sendAcks(): void {
+    const all = this.#acks
+    this.#acks = []
+    for (let at = 0; at < all.length; at += FOLD_MAX) {
+      const some = all.slice(at, at + FOLD_MAX)
+      const args = [this.#queue.scriptOptions, 0, 0, 0, 0, ...some.flatMap(({ args }) => args)]
+      answer(some, settle(this.#context.work, this.#queue.base, args))
+    }
+  }
+
+  #sendReturns(): void {
+    const all = this.#returns
+    this.#returns = []
+    for (let at = 0; at < all.length; at += FOLD_MAX) {
+      const some = all.slice(at, at + FOLD_MAX)
+      const args = [this.#queue.scriptOptions, 0, ...some.flatMap(({ args }) => args)]
+      answer(some, giveBack(this.#context.work, this.#queue.base, args))
+    }
+  }
+}
+
+const OUTCOMES = {
+  r: (asked: string): SettleOutcome => (asked === 'release' ? 'released' : 'retried'),
+  d: (): SettleOutcome => 'retried',
+  l: (): SettleOutcome => 'dead-lettered',
+  e: (): SettleOutcome => 'extended',
+  x: (): SettleOutcome => 'stale',
+} as const
+
+function answer(waiting: readonly Waiting[], reply: Promise<string>): void {
+  reply.then(
+    (letters) => {
+      waiting.forEach(({ done }, index) => {
+        done(letters[index]!)
+      })
+    },
+    (error) => {
+      for (const { failed } of waiting) failed(unavailable(error))
+    },
+  )
+}
+
+function clip(text: string): string {
+  return Buffer.byteLength(text) <= limits.REASON_BYTES_MAX
+    ? text
+    : Buffer.from(text).subarray(0, limits.REASON_BYTES_MAX).toString()
+}

@@ -1,0 +1,282 @@
+--[[
+  prelude: put before every script (script.ts). Names a queue's keys and holds the steps that
+  several transitions share.
+
+  A queue's keys all start with KEYS[1], 'sluice:{vhost/queue}:', so they share one hash slot:
+
+    log, log:1..9  stream, group 'delivery': batches, unread or pending for a slot; one log a level
+    side           hash  ref -> value: messages that left the log one by one
+    ready          zset  ref, all scores 0: side messages deliverable now
+    due            zset  ref -> ms: side messages that wait
+    held           zset  ref -> deadline in ms for a lease, -n for slot number n
+    dead           zset  ref -> ms until which a reaper claims it: dead letters on their way out
+    tally          hash  ref -> 'acquired failed reason holder\nerror'; absent = never delivered
+    partial        hash  entry id (level 0) or 'level:id' -> bitmap of records that left the batch
+    heads, parked  ordering keys: hash key -> the one message of it outside `parked`; zset 'key\0ref'
+    meta           hash  epoch, gone, counters, agenda, and 'w:<writer>' -> the writer's last append
+    waiting        set   slots that want a wake-up
+    dedup:<epoch>:<bucket>  set of de-duplication ids
+
+  A batch is '>BHddd' version, count, time, soonest, expires, then per record '>I4' size and bytes.
+    time     when it was stored, ms; soonest: the earliest expiry of any record, ms, 0 = none;
+    expires  expiry by the queue's own TTL, ms, 0 = none
+  A side value is '>dd' time, expires and the record. A record starts with its flags (record.ts).
+  A ref is 24 hex digits: inverted level, ms, sequence, index. It sorts by original position.
+]]
+local base = KEYS[1]
+local call = redis.call
+local LOG, SIDE, READY, DUE = base .. 'log', base .. 'side', base .. 'ready', base .. 'due'
+local HELD, DEAD, TALLY = base .. 'held', base .. 'dead', base .. 'tally'
+local META, WAITING = base .. 'meta', base .. 'waiting'
+local HEADS, PARKED, PARTIAL = base .. 'heads', base .. 'parked', base .. 'partial'
+local GROUP = 'delivery'
+local BATCH_HEADER = 27
+local VALUE_HEADER = 16
+
+-- Redis's clock in ms: the only time that decides anything.
+local function clock()
+  local time = call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function logOf(level)
+  return level == 0 and LOG or LOG .. ':' .. level
+end
+
+local function partialOf(level, id)
+  return level == 0 and id or level .. ':' .. id
+end
+
+local function refOf(level, id, index)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return string.format('%x%012x%08x%03x', 9 - level, tonumber(ms), tonumber(seq), index)
+end
+
+-- One hint to one slot that waits. Hints may be lost: an idle slot also looks by itself.
+local function wake()
+  local slot = call('SPOP', WAITING)
+  if slot then
+    call('PUBLISH', 'sluice:wake:' .. slot, base)
+  end
+end
+
+-- Counter changes of this call, written once by commit(). 'ready' counts unread, ready and parked
+-- messages, 'bytes' their record bytes.
+local delta = {}
+local stirred = false
+local function count(name, by)
+  delta[name] = (delta[name] or 0) + by
+end
+
+-- Writes the counters; wakes a waiting slot when something became deliverable.
+local function commit()
+  for name, by in pairs(delta) do
+    if by ~= 0 then
+      call('HINCRBY', META, name, by)
+    end
+  end
+  delta = {}
+  if stirred then
+    wake()
+  end
+end
+
+-- Tells the reapers that this queue has something to do at `at`, unless they know of an earlier time.
+local function announce(at)
+  local known = tonumber(call('HGET', META, 'next') or nil)
+  if not known or at < known then
+    call('HSET', META, 'next', at)
+    call('PUBLISH', 'sluice:agenda', base .. ' ' .. string.format('%d', at))
+  end
+end
+
+-- The ordering key of a record that starts at `at` in `bytes`; '' = none.
+local function orderingKey(bytes, at)
+  local flags = string.byte(bytes, at)
+  if bit.band(flags, 4) == 0 then
+    return ''
+  end
+  local start = at + 1 + (bit.band(flags, 2) ~= 0 and 6 or 0)
+  return string.sub(bytes, start + 1, start + string.byte(bytes, start))
+end
+
+-- A record's own time to live in ms, or nil.
+local function ttlOf(bytes, at)
+  if bit.band(string.byte(bytes, at), 2) == 0 then
+    return nil
+  end
+  return (struct.unpack('>I6', bytes, at + 1))
+end
+
+-- When a record expires: the earlier of its own and the queue's time, 0 = never.
+local function expiryOf(bytes, at, time, queueExpires)
+  local ttl = ttlOf(bytes, at)
+  if not ttl then
+    return queueExpires
+  end
+  if queueExpires == 0 then
+    return time + ttl
+  end
+  return math.min(queueExpires, time + ttl)
+end
+
+-- A tally: deliveries so far, failures so far, why it died, who held it, the last error.
+local function readTally(ref)
+  local text = call('HGET', TALLY, ref)
+  if not text then
+    return 0, 0, '', '', ''
+  end
+  local acquired, failed, reason, holder, failure =
+    string.match(text, '^(%d+) (%d+) (%S*) ([^\n]*)\n(.*)$')
+  return tonumber(acquired), tonumber(failed), reason, holder, failure
+end
+
+local function tallyText(acquired, failed, reason, holder, failure)
+  return acquired .. ' ' .. failed .. ' ' .. reason .. ' ' .. holder .. '\n' .. failure
+end
+
+-- Options that every queue script takes in ARGV: 'levels ordered deadLetters deliveryLimit'.
+local levels, ordered, deadLetters, deliveryLimit = 1, false, 'queue', -1
+local function options(text)
+  local a, b, c, d = string.match(text, '^(%d+) (%d) (%a+) (-?%d+)$')
+  levels, ordered, deadLetters, deliveryLimit = tonumber(a), b == '1', c, tonumber(d)
+end
+
+-- Ordering keys: makes the next message of a key deliverable once `ref`, its head, has left.
+local function openKey(key, ref)
+  if key == '' or call('HGET', HEADS, key) ~= ref then
+    return
+  end
+  local nextParked = call('ZRANGEBYLEX', PARKED, '[' .. key .. '\0', '(' .. key .. '\1', 'LIMIT', 0, 1)[1]
+  if not nextParked then
+    call('HDEL', HEADS, key)
+    return
+  end
+  local nextRef = string.sub(nextParked, #key + 2)
+  call('ZREM', PARKED, nextParked)
+  call('HSET', HEADS, key, nextRef)
+  call('ZADD', READY, 0, nextRef)
+  stirred = true
+end
+
+-- Makes a side message deliverable: ready, or parked behind the head of its ordering key.
+local function makeReady(ref, value)
+  if ordered then
+    local key = orderingKey(value, VALUE_HEADER + 1)
+    if key ~= '' and call('HSETNX', HEADS, key, ref) == 0 and call('HGET', HEADS, key) ~= ref then
+      call('ZADD', PARKED, 0, key .. '\0' .. ref)
+      return
+    end
+  end
+  call('ZADD', READY, 0, ref)
+  stirred = true
+end
+
+-- Forgets a side message that is settled or dropped. `ref` is in no zset any more.
+local function forget(ref, value)
+  call('HDEL', SIDE, ref)
+  call('HDEL', TALLY, ref)
+  if ordered then
+    openKey(orderingKey(value, VALUE_HEADER + 1), ref)
+  end
+end
+
+-- Ends a side message for `reason`: on its way to the dead letters, or dropped where the queue has
+-- no dead letter exchange and the reason is a limit its owner set. `ref` is in no zset any more.
+local function doom(ref, value, reason, holder, failure)
+  local limit = reason == 'expired' or reason == 'maxlen'
+  if reason == 'expired' then
+    count('expired', 1)
+  end
+  if deadLetters == 'none' or (limit and deadLetters ~= 'exchange') then
+    count('dropped', 1)
+    forget(ref, value)
+    return
+  end
+  local acquired, failed, _, lastHolder, lastFailure = readTally(ref)
+  holder = holder ~= '' and holder or lastHolder
+  failure = failure ~= '' and failure or lastFailure
+  call('HSET', SIDE, ref, value)
+  call('HSET', TALLY, ref, tallyText(acquired, failed, reason, holder, failure))
+  call('ZADD', DEAD, 0, ref)
+  count('dead', 1)
+  if ordered then
+    openKey(orderingKey(value, VALUE_HEADER + 1), ref)
+  end
+  announce(0)
+end
+
+-- The fields of a batch's header.
+local function batchHeader(blob)
+  local _, records, time, soonest, expires = struct.unpack('>BHddd', blob)
+  return records, time, soonest, expires
+end
+
+-- Calls visit(index, value) for each record still in a batch, as a side value.
+local function eachRecord(blob, bitmap, visit)
+  local records, time, _, expires = batchHeader(blob)
+  local at = BATCH_HEADER + 1
+  for index = 0, records - 1 do
+    local size = struct.unpack('>I4', blob, at)
+    local gone = bitmap
+      and bit.band(string.byte(bitmap, math.floor(index / 8) + 1) or 0, bit.lshift(1, index % 8)) ~= 0
+    if not gone then
+      local value = struct.pack('>dd', time, expiryOf(blob, at + 4, time, expires))
+        .. string.sub(blob, at + 4, at + 3 + size)
+      visit(index, value)
+    end
+    at = at + 4 + size
+  end
+end
+
+local function expiresOf(value)
+  local _, expires = struct.unpack('>dd', value)
+  return expires
+end
+
+-- Takes the next unread batch of a level out of the log for good and gives its records to
+-- visit(ref, value) one by one. False when nothing is unread.
+local function splitNext(level, visit)
+  local reply = call(
+    'XREADGROUP', 'GROUP', GROUP, 'split', 'COUNT', 1, 'NOACK', 'STREAMS', logOf(level), '>')
+  if not reply then
+    return false
+  end
+  local entry = reply[1][2][1]
+  local id, field = entry[1], partialOf(level, entry[1])
+  local bitmap = call('HGET', PARTIAL, field)
+  eachRecord(entry[2][2], bitmap, function(index, value)
+    visit(refOf(level, id, index), value)
+  end)
+  if bitmap then
+    call('HDEL', PARTIAL, field)
+  end
+  call('XDEL', logOf(level), id)
+  return true
+end
+
+-- Puts due messages and lapsed leases back, at most `limit` of each. A lapse is a failed delivery.
+local function release(now, limit)
+  for _, ref in ipairs(call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, limit)) do
+    local value = call('HGET', SIDE, ref)
+    call('ZREM', DUE, ref)
+    count('delayed', -1)
+    count('ready', 1)
+    count('bytes', #value - VALUE_HEADER)
+    makeReady(ref, value)
+  end
+  for _, ref in ipairs(call('ZRANGEBYSCORE', HELD, 1, now, 'LIMIT', 0, limit)) do
+    local value = call('HGET', SIDE, ref)
+    local acquired, failed, _, holder, failure = readTally(ref)
+    call('ZREM', HELD, ref)
+    count('unacked', -1)
+    call('HSET', TALLY, ref, tallyText(acquired, failed + 1, '', holder, failure))
+    if deliveryLimit >= 0 and failed + 1 > deliveryLimit then
+      doom(ref, value, 'delivery_limit', holder, failure)
+    else
+      count('ready', 1)
+      count('bytes', #value - VALUE_HEADER)
+      makeReady(ref, value)
+    end
+  end
+end

@@ -1,0 +1,99 @@
+--[[
+  reclaim: take back what a slot holds, at most `limit` batches and `limit` messages a call.
+
+  For a dead slot everything; for a live one that lost a reply (it cannot know what the lost take
+  gave it) everything but `keep`. Each message becomes ready at its old position, its delivery
+  counted as failed when the slot is dead, or goes to the dead letters past the delivery limit.
+  A dead slot that holds nothing is forgotten by the group.
+
+  ARGV[1] options  see prelude
+  ARGV[2] slot     whose, e.g. d12
+  ARGV[3] limit    bounds one call
+  ARGV[4] dead     1 = the slot is dead
+  ARGV[5] ...      keep: entry ids ('level:id') and refs that the caller knows it holds
+
+  Returns {'more', messages} or {'done', messages}: how many were taken back
+]]
+options(ARGV[1])
+local slot, limit, dead = ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
+local slotNumber = tonumber(string.sub(slot, 2))
+local keep = {}
+for at = 5, #ARGV do
+  keep[ARGV[at]] = true
+end
+local moved, more = 0, false
+local failures = dead and 1 or 0
+
+local function giveBack(ref, value)
+  local acquired, failed, _, holder, failure = readTally(ref)
+  failed = failed + failures
+  call('HSET', TALLY, ref, tallyText(acquired, failed, '', holder, failure))
+  count('unacked', -1)
+  moved = moved + 1
+  if dead and deliveryLimit >= 0 and failed > deliveryLimit then
+    doom(ref, value, 'delivery_limit', '', '')
+    return
+  end
+  count('ready', 1)
+  count('bytes', #value - VALUE_HEADER)
+  makeReady(ref, value)
+end
+
+for level = 0, levels - 1 do
+  local log = logOf(level)
+  local start = '-'
+  while call('EXISTS', log) == 1 do
+    local pending = call('XPENDING', log, GROUP, start, '+', limit, slot)
+    for _, item in ipairs(pending) do
+      local id = item[1]
+      if not keep[level .. ':' .. id] then
+        local field = partialOf(level, id)
+        local entry = call('XRANGE', log, id, id)[1]
+        if entry then
+          eachRecord(entry[2][2], call('HGET', PARTIAL, field), function(index, value)
+            local ref = refOf(level, id, index)
+            call('HSET', SIDE, ref, value)
+            call('HSET', TALLY, ref, tallyText(1, 0, '', slot, ''))
+            giveBack(ref, value)
+          end)
+        end
+        call('HDEL', PARTIAL, field)
+        call('XACK', log, GROUP, id)
+        call('XDEL', log, id)
+      end
+    end
+    if #pending < limit then
+      break
+    end
+    if moved > 0 then
+      more = true
+      break
+    end
+    start = '(' .. pending[#pending][1] -- a whole page was kept: look behind it
+  end
+end
+
+local refs = call('ZRANGEBYSCORE', HELD, -slotNumber, -slotNumber, 'LIMIT', 0, limit + #ARGV)
+for _, ref in ipairs(refs) do
+  if not keep[ref] then
+    call('ZREM', HELD, ref)
+    giveBack(ref, call('HGET', SIDE, ref))
+  end
+end
+more = more or #refs == limit + #ARGV
+
+if dead and not more then
+  for level = 0, levels - 1 do
+    if call('EXISTS', logOf(level)) == 1 then
+      call('XGROUP', 'DELCONSUMER', logOf(level), GROUP, slot)
+    end
+  end
+  call('SREM', WAITING, slot)
+  for _, field in ipairs(call('HKEYS', META)) do
+    if string.sub(field, 1, #slot + 3) == 'w:' .. slot .. ':' then
+      call('HDEL', META, field)
+    end
+  end
+end
+commit()
+return {more and 'more' or 'done', moved}

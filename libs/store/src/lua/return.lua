@@ -1,0 +1,139 @@
+--[[
+  return: give messages back, each in its own way, provided the caller still holds them.
+
+  Six arguments a message:
+    place    'level:id' of the batch it is in, or '' for a single message
+    ref      the single message's ref, or its index within the batch
+    fence    as in settle
+    action   ready     deliverable at once, at its old position
+             due       deliverable after ms (retry with back-off)
+             dead      to the dead letters, reason 'rejected'
+             extend    the lease ends ms from here
+    ms       delay or lease, for due and extend
+    failure  '-' = does not count as a failed delivery; else '+' and the last error, may be empty
+
+  Past the delivery limit a failed message goes to the dead letters, reason 'delivery_limit'.
+  A record that leaves a batch is marked in `partial`; when the last one leaves, so does the batch.
+
+  ARGV[1] options  see prelude
+  ARGV[2] slot     the caller's slot number; 0 = leases
+  ARGV[3] ...      six a message, as above
+
+  Returns {'ok', outcomes}: a letter a message: r(eady), d(ue), l (dead letter), e(xtended), x (stale)
+]]
+options(ARGV[1])
+local slotNumber = tonumber(ARGV[2])
+local now = clock()
+local outcomes = {}
+local soonest
+
+local function popcount(bitmap)
+  local total = 0
+  for i = 1, #bitmap do
+    local byte = string.byte(bitmap, i)
+    while byte > 0 do
+      total = total + byte % 2
+      byte = math.floor(byte / 2)
+    end
+  end
+  return total
+end
+
+-- Takes record `index` out of a pending batch: its ref and value, or nil when it is not held.
+local function leaveBatch(place, index)
+  local level, id = string.match(place, '^(%d+):(.+)$')
+  level = tonumber(level)
+  local log, field = logOf(level), partialOf(level, id)
+  if #call('XPENDING', log, GROUP, id, id, 1, 'd' .. slotNumber) == 0 then
+    return nil
+  end
+  local blob = call('XRANGE', log, id, id)[1][2][2]
+  local records = batchHeader(blob)
+  local bitmap = call('HGET', PARTIAL, field) or string.rep('\0', math.ceil(records / 8))
+  local found
+  eachRecord(blob, bitmap, function(i, value)
+    if i == index then
+      found = value
+    end
+  end)
+  if not found then
+    return nil
+  end
+  local byte = math.floor(index / 8) + 1
+  bitmap = string.sub(bitmap, 1, byte - 1)
+    .. string.char(bit.bor(string.byte(bitmap, byte), bit.lshift(1, index % 8)))
+    .. string.sub(bitmap, byte + 1)
+  if popcount(bitmap) == records then
+    call('XACK', log, GROUP, id)
+    call('XDEL', log, id)
+    call('HDEL', PARTIAL, field)
+  else
+    call('HSET', PARTIAL, field, bitmap)
+  end
+  local ref = refOf(level, id, index)
+  call('HSET', SIDE, ref, found)
+  call('HSET', TALLY, ref, tallyText(1, 0, '', 'd' .. slotNumber, ''))
+  return ref, found
+end
+
+local function leaveHeld(ref, fence)
+  local score = tonumber(call('ZSCORE', HELD, ref) or nil)
+  if not score or (fence == '' and score ~= -slotNumber)
+    or (fence ~= '' and (score < 0 or readTally(ref) ~= tonumber(fence))) then
+    return nil
+  end
+  return ref, call('HGET', SIDE, ref)
+end
+
+local function finish(ref, value, action, ms, failure)
+  local acquired, failed, _, holder, lastFailure = readTally(ref)
+  local counts = string.sub(failure, 1, 1) == '+'
+  local text = string.sub(failure, 2)
+  failed = failed + (counts and 1 or 0)
+  lastFailure = text ~= '' and text or lastFailure
+  call('ZREM', HELD, ref)
+  count('unacked', -1)
+  call('HSET', TALLY, ref, tallyText(acquired, failed, '', holder, lastFailure))
+  if action == 'dead' then
+    doom(ref, value, 'rejected', '', '')
+    return 'l'
+  end
+  if counts and deliveryLimit >= 0 and failed > deliveryLimit then
+    doom(ref, value, 'delivery_limit', '', '')
+    return 'l'
+  end
+  if action == 'due' and ms > 0 then
+    call('ZADD', DUE, now + ms, ref)
+    count('delayed', 1)
+    soonest = math.min(soonest or now + ms, now + ms)
+    return 'd'
+  end
+  count('ready', 1)
+  count('bytes', #value - VALUE_HEADER)
+  makeReady(ref, value)
+  return 'r'
+end
+
+for at = 3, #ARGV, 6 do
+  local place, ref, fence, action = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local ms, value = tonumber(ARGV[at + 4]), nil
+  if place == '' then
+    ref, value = leaveHeld(ref, fence)
+  else
+    ref, value = leaveBatch(place, tonumber(ref))
+  end
+  if not ref then
+    outcomes[#outcomes + 1] = 'x'
+  elseif action == 'extend' then
+    call('ZADD', HELD, now + ms, ref)
+    soonest = math.min(soonest or now + ms, now + ms)
+    outcomes[#outcomes + 1] = 'e'
+  else
+    outcomes[#outcomes + 1] = finish(ref, value, action, ms, ARGV[at + 5])
+  end
+end
+commit()
+if soonest then
+  announce(soonest)
+end
+return {'ok', table.concat(outcomes)}

@@ -1,0 +1,105 @@
+--[[
+  settle: acknowledge whole batches and single messages, provided the caller still holds them.
+
+  The fence: a batch that was reclaimed is gone from the pending entries, so XACK counts it out; a
+  single message is held at the caller's score (its slot), or was delivered as often as the lease
+  token says. An acknowledgement that comes too late changes nothing.
+
+  ARGV[1] options  see prelude
+  ARGV[2] slot     the caller's slot number; 0 = leases
+  ARGV[3] level    of the batches
+  ARGV[4] batches  how many pairs of entry id and count follow
+  ARGV[5] partials how many triples of entry id, bitmap and count follow the pairs
+  ARGV[6] ...      id, count: records of the batch that were not counted as settled or moved before;
+                   id, bitmap, count: records that left the batch so far, and how many of them
+                   since the last call;
+                   then per single message its ref and fence: '' for the slot, else deliveries made
+
+  Returns {'ok', outcomes}: a letter a batch, then a partial, then a message: s(ettled) or x (stale)
+]]
+options(ARGV[1])
+local slotNumber, level = tonumber(ARGV[2]), tonumber(ARGV[3])
+local batches, partials = tonumber(ARGV[4]), tonumber(ARGV[5])
+local log = logOf(level)
+local outcomes = {}
+local settled = 0
+local at = 6
+
+if batches > 0 then
+  local ids, total = {}, 0
+  for i = 1, batches do
+    ids[i] = ARGV[at]
+    total = total + tonumber(ARGV[at + 1])
+    at = at + 2
+  end
+  if call('XACK', log, GROUP, unpack(ids)) == batches then
+    outcomes[1] = string.rep('s', batches)
+    settled = settled + total
+  else
+    -- An acknowledged entry still exists until XDEL below; a reclaimed one does not.
+    for i = 1, batches do
+      local held = #call('XRANGE', log, ids[i], ids[i]) > 0
+      outcomes[#outcomes + 1] = held and 's' or 'x'
+      settled = settled + (held and tonumber(ARGV[4 + 2 * i + 1]) or 0)
+    end
+  end
+  call('XDEL', log, unpack(ids))
+end
+
+for _ = 1, partials do
+  local id, bitmap, number = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
+  at = at + 3
+  if #call('XPENDING', log, GROUP, id, id, 1, 'd' .. slotNumber) > 0 then
+    call('HSET', PARTIAL, partialOf(level, id), bitmap)
+    settled = settled + number
+    outcomes[#outcomes + 1] = 's'
+  else
+    outcomes[#outcomes + 1] = 'x'
+  end
+end
+
+if batches > 0 and call('EXISTS', PARTIAL) == 1 then
+  for i = 1, batches do
+    call('HDEL', PARTIAL, partialOf(level, ARGV[4 + 2 * i]))
+  end
+end
+
+local function holds(ref, fence)
+  local score = tonumber(call('ZSCORE', HELD, ref) or nil)
+  if not score then
+    return false
+  end
+  if fence == '' then
+    return score == -slotNumber
+  end
+  return score > 0 and readTally(ref) == tonumber(fence)
+end
+
+local refs = {}
+while ARGV[at] do
+  local ref = ARGV[at]
+  if holds(ref, ARGV[at + 1]) then
+    call('ZREM', HELD, ref)
+    if ordered then
+      forget(ref, call('HGET', SIDE, ref))
+    else
+      refs[#refs + 1] = ref
+    end
+    settled = settled + 1
+    outcomes[#outcomes + 1] = 's'
+  else
+    outcomes[#outcomes + 1] = 'x'
+  end
+  at = at + 2
+end
+if #refs > 0 then
+  call('HDEL', SIDE, unpack(refs))
+  call('HDEL', TALLY, unpack(refs))
+end
+
+if settled > 0 then
+  count('unacked', -settled)
+  count('acked', settled)
+  commit()
+end
+return {'ok', table.concat(outcomes)}

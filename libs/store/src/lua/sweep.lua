@@ -1,0 +1,102 @@
+--[[
+  sweep: one bounded pass over what time changes in a queue, whoever consumes it.
+
+  Releases due messages, takes lapsed leases back, and moves expired messages at the head to the
+  dead letters (as RabbitMQ does, a message behind one that lives longer waits to reach the head).
+  Any number of reapers may run it at once.
+
+  ARGV[1] options  see prelude
+  ARGV[2] epoch    the queue's
+  ARGV[3] limit    most messages of each kind
+
+  Returns {'ok', nextMs, dead, unusedMs}: ms until there is something to do, -1 = nothing in sight;
+          dead letters waiting; ms since a consumer last asked
+       or {'gone'} or {'missing'}
+]]
+options(ARGV[1])
+local meta = call('HMGET', META, 'epoch', 'gone', 'used')
+if meta[1] ~= ARGV[2] or meta[2] then
+  return {meta[1] and tonumber(meta[1]) >= tonumber(ARGV[2]) and 'gone' or 'missing'}
+end
+local limit = tonumber(ARGV[3])
+local now = clock()
+call('HDEL', META, 'next')
+release(now, limit)
+
+local function expire(ref, value)
+  count('ready', -1)
+  count('bytes', VALUE_HEADER - #value)
+  doom(ref, value, 'expired', '', '')
+end
+
+local soonest
+local function note(at)
+  if at and at ~= 0 then
+    soonest = math.min(soonest or at, at)
+  end
+end
+
+-- The head of what came back, message by message until one lives.
+local heads = call('ZRANGE', READY, 0, limit - 1)
+if #heads > 0 then
+  local values = call('HMGET', SIDE, unpack(heads))
+  for i, ref in ipairs(heads) do
+    local expires = expiresOf(values[i])
+    if expires == 0 or expires > now then
+      note(expires)
+      break
+    end
+    call('ZREM', READY, ref)
+    expire(ref, values[i])
+  end
+end
+
+-- The head of each log, batch by batch until one holds nothing that expired.
+local function headOf(level)
+  for _, group in ipairs(call('XINFO', 'GROUPS', logOf(level))) do
+    for i = 1, #group, 2 do
+      if group[i] == 'last-delivered-id' then
+        return call('XRANGE', logOf(level), '(' .. group[i + 1], '+', 'COUNT', 1)[1]
+      end
+    end
+  end
+end
+
+for level = 0, levels - 1 do
+  local expired = 0
+  while expired < limit and call('EXISTS', logOf(level)) == 1 do
+    local entry = headOf(level)
+    local records, _, first = 0, 0, 0
+    if entry then
+      records, _, first = batchHeader(entry[2][2])
+    end
+    if not entry or first == 0 or first > now then
+      note(first)
+      break
+    end
+    splitNext(level, function(ref, value)
+      local expires = expiresOf(value)
+      if expires ~= 0 and expires <= now then
+        expire(ref, value)
+      else
+        call('HSET', SIDE, ref, value)
+        makeReady(ref, value)
+        note(expires)
+      end
+    end)
+    expired = expired + records
+  end
+  if expired >= limit then
+    note(now)
+  end
+end
+
+note(tonumber(call('ZRANGE', DUE, 0, 0, 'WITHSCORES')[2]))
+note(tonumber(call('ZRANGEBYSCORE', HELD, 1, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]))
+note(tonumber(call('ZRANGE', DEAD, 0, 0, 'WITHSCORES')[2]) or nil)
+commit()
+local dead = call('ZCARD', DEAD)
+if soonest then
+  call('HSET', META, 'next', soonest)
+end
+return {'ok', soonest and math.max(0, soonest - now) or -1, dead, now - tonumber(meta[3] or now)}

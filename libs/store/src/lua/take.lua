@@ -1,0 +1,213 @@
+--[[
+  take: hand up to `credit` messages to a slot, or lease them.
+
+  Order: priority levels from the top; within one, messages that came back before unread ones. A
+  slot gets a whole batch while it fits its credit, pending in its name, and single messages
+  otherwise; a lease is always single. A batch that does not fit is split: what the credit leaves
+  becomes ready for anyone. Due messages are released and lapsed leases taken back on the way.
+  Expired messages are met here and go to the dead letters.
+
+  ARGV[1] options  see prelude
+  ARGV[2] epoch    the queue's
+  ARGV[3] slot     the caller's name, e.g. d12
+  ARGV[4] credit   most messages; 0 = only pass a wake-up on
+  ARGV[5] leaseMs  0 = held by the slot until it settles or dies; else a lease that long
+  ARGV[6] holder   kept with a leased message to tell who had it; no line feed
+  ARGV[7] wait     1 = join the waiting slots when there is nothing; 2 = join them in any case; 0
+
+  Returns {'ok', wakeMs, batches, level, id, blob, ..., ref, acquired, failed, value, ...}: `batches`
+          whole batches, then single messages. wakeMs: until the next due time, -1 = none
+       or {'gone'} or {'missing'}, as append does
+]]
+options(ARGV[1])
+local meta = call('HMGET', META, 'epoch', 'gone')
+if meta[1] ~= ARGV[2] or meta[2] then
+  return {meta[1] and tonumber(meta[1]) >= tonumber(ARGV[2]) and 'gone' or 'missing'}
+end
+local slot, credit, leaseMs = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local slotNumber = tonumber(string.sub(slot, 2))
+local now = clock()
+local deadline = leaseMs > 0 and now + leaseMs or -slotNumber
+local holder = leaseMs > 0 and ARGV[6] or slot
+local left = credit
+local taken, singles = {}, {}
+local batches = 0
+local heldArgs, tallyArgs = {}, {}
+
+local function hold(ref, value)
+  local acquired, failed, reason, _, failure = readTally(ref)
+  acquired = acquired + 1
+  heldArgs[#heldArgs + 1] = deadline
+  heldArgs[#heldArgs + 1] = ref
+  tallyArgs[#tallyArgs + 1] = ref
+  tallyArgs[#tallyArgs + 1] = tallyText(acquired, failed, reason, holder, failure)
+  local n = #singles
+  singles[n + 1], singles[n + 2], singles[n + 3], singles[n + 4] = ref, acquired, failed, value
+  left = left - 1
+  count('ready', -1)
+  count('bytes', VALUE_HEADER - #value)
+  count('unacked', 1)
+  count(acquired > 1 and 'redelivered' or 'delivered', 1)
+end
+
+local function expire(ref, value)
+  count('ready', -1)
+  count('bytes', VALUE_HEADER - #value)
+  doom(ref, value, 'expired', '', '')
+end
+
+local function isExpired(value)
+  local expires = expiresOf(value)
+  return expires ~= 0 and expires <= now
+end
+
+-- Ready messages of a level, up to the credit. Expired ones met on the way use no credit.
+local function takeReady(level)
+  while left > 0 do
+    local want = math.min(left, 256)
+    local refs
+    if levels == 1 then
+      refs = call('ZRANGE', READY, 0, want - 1)
+    else
+      local digit = string.format('%x', 9 - level)
+      refs = call('ZRANGEBYLEX', READY, '[' .. digit, '(' .. digit .. '~', 'LIMIT', 0, want)
+    end
+    if #refs == 0 then
+      return
+    end
+    call('ZREM', READY, unpack(refs))
+    local values = call('HMGET', SIDE, unpack(refs))
+    for i, ref in ipairs(refs) do
+      if isExpired(values[i]) then
+        expire(ref, values[i])
+      else
+        hold(ref, values[i])
+      end
+    end
+  end
+end
+
+-- Puts a record that leaves the log into the side store: held while credit lasts, else ready.
+local function settleIn(ref, value)
+  if isExpired(value) then
+    expire(ref, value)
+    return
+  end
+  call('HSET', SIDE, ref, value)
+  if left > 0 and not ordered then
+    hold(ref, value)
+  else
+    makeReady(ref, value)
+  end
+end
+
+-- Whole batches of a level for the slot; splits one that does not fit or holds expired records.
+local function takeBatches(level)
+  local log = logOf(level)
+  local size = 1
+  while left > 0 do
+    local reply = call('XREADGROUP', 'GROUP', GROUP, slot, 'COUNT',
+      math.max(1, math.min(64, math.floor(left / size))), 'STREAMS', log, '>')
+    if not reply then
+      return
+    end
+    local picked = call('EXISTS', PARTIAL) == 1
+    for _, entry in ipairs(reply[1][2]) do
+      local id, blob = entry[1], entry[2][2]
+      local records, _, soonest = batchHeader(blob)
+      local bitmap = picked and call('HGET', PARTIAL, partialOf(level, id))
+      if records <= left and not bitmap and (soonest == 0 or soonest > now) then
+        batches = batches + 1
+        local n = #taken
+        taken[n + 1], taken[n + 2], taken[n + 3] = level, id, blob
+        left = left - records
+        size = records
+        count('ready', -records)
+        count('bytes', BATCH_HEADER + 4 * records - #blob)
+        count('unacked', records)
+        count('delivered', records)
+      else
+        eachRecord(blob, bitmap, function(index, value)
+          settleIn(refOf(level, id, index), value)
+        end)
+        if bitmap then
+          call('HDEL', PARTIAL, partialOf(level, id))
+        end
+        call('XACK', log, GROUP, id)
+        call('XDEL', log, id)
+      end
+    end
+  end
+end
+
+-- Bounded: behind one busy ordering key a whole log may have to be unpacked, call by call.
+local unfinished = false
+local function takeSplit(level)
+  local passes = 0
+  while left > 0 do
+    passes = passes + 1
+    if passes > 16 then
+      unfinished = true
+      return
+    end
+    if not splitNext(level, settleIn) then
+      return
+    end
+    if ordered then
+      takeReady(level)
+    end
+  end
+end
+
+release(now, 256)
+for level = levels - 1, 0, -1 do
+  takeReady(level)
+  if left > 0 then
+    if leaseMs > 0 or ordered then
+      takeSplit(level)
+    else
+      takeBatches(level)
+    end
+  end
+end
+
+if #heldArgs > 0 then
+  for at = 1, #heldArgs, 512 do
+    local last = math.min(at + 511, #heldArgs)
+    call('ZADD', HELD, unpack(heldArgs, at, last))
+    call('HSET', TALLY, unpack(tallyArgs, at, last))
+  end
+  if leaseMs > 0 then
+    announce(deadline)
+  end
+end
+if credit > 0 then
+  call('HSET', META, 'used', now)
+end
+stirred = false -- what became ready and was not taken is told of below
+commit()
+
+if ARGV[7] == '2' or (ARGV[7] == '1' and left == credit) then
+  call('SADD', WAITING, slot)
+end
+if left == 0 and tonumber(call('HGET', META, 'ready')) > 0 then
+  wake() -- more is left: pass the wake-up on
+end
+
+local wakeMs = -1
+if unfinished then
+  wakeMs = 0
+elseif left > 0 then
+  local due = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')[2]
+  if due then
+    wakeMs = math.max(0, tonumber(due) - now)
+  end
+end
+local reply = {'ok', wakeMs, batches}
+for i = 1, #taken do
+  reply[#reply + 1] = taken[i]
+end
+for i = 1, #singles do
+  reply[#reply + 1] = singles[i]
+end
+return reply

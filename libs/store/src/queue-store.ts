@@ -1,0 +1,497 @@
+/**
+ * One queue in Redis, as a process works with it.
+ *
+ * Two ways to consume: a slot holds whole batches until it settles or dies (`take`, `settleHeld`,
+ * `returnHeld`); a lease holds single messages until its deadline, and any process may settle it
+ * (`lease`, `settle`). Both see the same messages. What each transition guarantees is said in the
+ * header of its script in ./lua.
+ */
+import { BrokerError, type Durability, limits, type Report } from '@sluice/core'
+import type { Redis } from 'ioredis'
+import { Appender, type AppendReply, type AppendTarget } from './appender.ts'
+import { queueBase } from './keys.ts'
+import { type LeaseSettlement, Leases, type SettleOutcome } from './leases.ts'
+import type { MessageRecord } from './record.ts'
+import { unavailable } from './redis.ts'
+import * as scripts from './scripts.ts'
+import type { QueueSettings } from './settings.ts'
+import type { Slot } from './slot.ts'
+
+/** What a queue needs of the store that opened it. */
+export interface QueueContext {
+  readonly work: Redis
+  readonly writes: Redis
+  readonly slot: Slot
+  readonly report: Report
+  readonly schedule: (flush: () => void) => void
+  readonly backlog: (bytes: number) => void
+  /** Why nothing may be stored right now, or undefined. */
+  readonly refusal: (
+    durability: Durability,
+  ) => 'memory-high' | 'not-durable' | 'unavailable' | undefined
+  /** The stronger of the server's, the queue's and the message's. */
+  readonly durability: (queue: Durability, message: Durability | null) => Durability
+  /** A connection that waits for replicas (WAIT blocks what comes behind it). */
+  readonly replicated: () => Redis
+  readonly timeouts: { readonly appendMs: number; readonly replicaMs: number }
+}
+
+export interface LeasedMessage {
+  /** What settles it. */
+  readonly token: string
+  /** Its position; names it in lists. */
+  readonly id: string
+  readonly record: MessageRecord
+  /** Deliveries so far, this one included. */
+  readonly deliveryCount: number
+  readonly failedCount: number
+  readonly redelivered: boolean
+}
+
+export interface LeaseOptions {
+  readonly max: number
+  readonly leaseMs: number
+  /** How long to wait for a first message; 0 answers at once. */
+  readonly waitMs: number
+  /** Kept with the message to tell who had it. */
+  readonly consumer: string
+  readonly signal?: AbortSignal
+}
+
+export interface QueueStats {
+  readonly ready: number
+  readonly unacked: number
+  readonly delayed: number
+  /** On their way to the dead letters. */
+  readonly dead: number
+  /** Bytes of ready messages. */
+  readonly bytes: number
+  readonly published: number
+  readonly delivered: number
+  readonly redelivered: number
+  readonly acked: number
+  readonly expired: number
+  readonly dropped: number
+  readonly deadLettered: number
+}
+
+const STATS = [
+  'ready',
+  'unacked',
+  'delayed',
+  'dead',
+  'bytes',
+  'published',
+  'delivered',
+  'redelivered',
+  'acked',
+  'expired',
+  'dropped',
+  'deadLettered',
+] as const
+
+/** How long a deletion is remembered: longer than any process goes on with an old table. */
+const TOMBSTONE_MS = 3_600_000
+
+/** Looks at a queue again after Redis was away, while a caller still waits. */
+const RETRY_MS = 200
+
+export type QueueReply = AppendReply<QueueStore>
+
+export class QueueStore implements AppendTarget {
+  readonly vhost: string
+  readonly name: string
+  /** The topology version that declared it: tells it from an earlier queue of the same name. */
+  readonly epoch: number
+  readonly base: string
+  readonly #context: QueueContext
+  readonly #leases: Leases
+  readonly #appenders = new Map<number, Appender<QueueStore>>()
+  readonly #plain: Appender<QueueStore>
+  /** Callers of `lease` that wait, oldest first. */
+  readonly #waiters: (() => void)[] = []
+  #look: NodeJS.Timeout | undefined
+  #settings!: QueueSettings
+  scriptOptions = ''
+  scriptLimits = ''
+
+  constructor(
+    context: QueueContext,
+    vhost: string,
+    name: string,
+    epoch: number,
+    settings: QueueSettings,
+  ) {
+    this.#context = context
+    this.vhost = vhost
+    this.name = name
+    this.epoch = epoch
+    this.base = queueBase(vhost, name)
+    this.settings = settings
+    this.#leases = new Leases(context, this)
+    this.#plain = this.#appender(0)
+  }
+
+  get settings(): QueueSettings {
+    return this.#settings
+  }
+
+  set settings(settings: QueueSettings) {
+    const { levels, ordered, deadLetters, deliveryLimit, maxLength, maxBytes, overflow } = settings
+    this.#settings = settings
+    this.scriptOptions = `${levels} ${ordered ? 1 : 0} ${deadLetters} ${deliveryLimit}`
+    this.scriptLimits = maxLength < 0 && maxBytes < 0 ? '' : `${maxLength} ${maxBytes} ${overflow}`
+  }
+
+  get ttlMs(): number {
+    return this.#settings.ttlMs
+  }
+  get dedupWindowMs(): number {
+    return this.#settings.dedupWindowMs
+  }
+  get levels(): number {
+    return this.#settings.levels
+  }
+
+  /**
+   * Stores a message, together with what else is published to this queue meanwhile.
+   *
+   * @param record from encodeRecord; the same bytes may go to several queues.
+   * @param dedupId '' = none.
+   * @param reply hears the outcome later, once, with `token`.
+   */
+  append(
+    record: Buffer,
+    priority: number,
+    ttlMs: number,
+    delayMs: number,
+    dedupId: string,
+    durability: Durability | null,
+    reply: QueueReply,
+    token: number,
+  ): void {
+    const context = this.#context
+    const level = context.durability(this.#settings.durability, durability)
+    const refusal = context.refusal(level)
+    if (refusal !== undefined) {
+      process.nextTick(() => reply.appended(token, refusal, this))
+      return
+    }
+    const appender = level.startsWith('replicas=')
+      ? this.#appender(Number(level.slice('replicas='.length)))
+      : this.#plain
+    appender.append(record, priority, ttlMs, delayMs, dedupId, reply, token)
+  }
+
+  /** Makes the queue's keys; repeating it changes nothing. False when it was deleted. */
+  async create(): Promise<boolean> {
+    const outcome = await this.#run(
+      scripts.create(this.#context.work, this.base, [this.scriptOptions, this.epoch]),
+    )
+    return outcome !== 'gone'
+  }
+
+  /** Deletes the queue and all it holds, or says why not. */
+  drop({ ifEmpty = false, unusedMs = -1 }): Promise<scripts.DropOutcome> {
+    return this.#run(
+      scripts.drop(this.#context.work, this.base, [
+        this.epoch,
+        ifEmpty ? 1 : 0,
+        unusedMs,
+        TOMBSTONE_MS,
+      ]),
+    )
+  }
+
+  /**
+   * Leases up to `max` messages, waiting up to `waitMs` for the first.
+   * Throws queue_not_found, store_unavailable (once waiting no longer helps).
+   */
+  async lease(options: LeaseOptions): Promise<LeasedMessage[]> {
+    const { max, leaseMs, waitMs, signal } = options
+    const consumer = options.consumer.replace(/[\r\n]/g, ' ')
+    const until = performance.now() + waitMs
+    for (;;) {
+      const leftMs = until - performance.now()
+      const joins = leftMs <= 0 ? 0 : this.#waiters.length > 0 ? 2 : 1
+      const taken = await this.#takeFor(max, leaseMs, consumer, joins, leftMs)
+      if (taken && taken.messages.length > 0) {
+        const leased = taken.messages.map(leasedMessage)
+        if (!signal?.aborted) return leased
+        // The caller hung up while the take travelled: nobody saw these.
+        await this.#leases.settle(leased.map(({ token }) => ({ token, outcome: 'release' })))
+        return []
+      }
+      if (leftMs <= 0 || signal?.aborted) return []
+      const wakeMs = taken ? (taken.wakeMs >= 0 ? taken.wakeMs : leftMs) : RETRY_MS
+      await this.#wait(Math.min(leftMs, wakeMs), signal)
+    }
+  }
+
+  /** Settles leases, whoever took them; an outcome each, in order. */
+  settle(items: readonly LeaseSettlement[]): Promise<SettleOutcome[]> {
+    return this.#leases.settle(items)
+  }
+
+  /** A hint that something arrived. Passed on when nobody here waits any more. */
+  wake(): void {
+    const [waiter] = this.#waiters
+    if (waiter) waiter()
+    else this.#take(0, 0, '', 0).catch(this.#context.report)
+  }
+
+  /**
+   * Takes up to `credit` messages for this process's slot: whole batches where they fit, else
+   * single ones. They are held until settled or returned, or until the slot dies. After an error the
+   * take may have happened: call `recover`.
+   */
+  async take(credit: number, wait: boolean): Promise<scripts.Taken> {
+    await this.#run(this.#context.slot.register(this.base))
+    return this.#take(credit, 0, '', wait ? 1 : 0)
+  }
+
+  /** Acknowledges what the slot holds. A letter each, batches first: s(ettled) or x (stale). */
+  settleHeld(
+    level: number,
+    batches: readonly { id: string; count: number }[],
+    refs: readonly string[],
+  ): Promise<string> {
+    const args: (string | number)[] = []
+    for (const { id, count } of batches) args.push(id, count)
+    for (const ref of refs) args.push(ref, '')
+    const { work, slot } = this.#context
+    return this.#run(
+      scripts.settle(work, this.base, [
+        this.scriptOptions,
+        slot.number,
+        level,
+        batches.length,
+        0,
+        ...args,
+      ]),
+    )
+  }
+
+  /** Notes which records of a batch the slot has settled, so that a crash redelivers only the rest. */
+  settlePartly(level: number, id: string, bitmap: Buffer, count: number): Promise<string> {
+    const { work, slot } = this.#context
+    return this.#run(
+      scripts.settle(work, this.base, [
+        this.scriptOptions,
+        slot.number,
+        level,
+        0,
+        1,
+        id,
+        bitmap,
+        count,
+      ]),
+    )
+  }
+
+  /** Gives back what the slot holds; a letter each (return.lua). */
+  returnHeld(items: readonly HeldReturn[]): Promise<string> {
+    const { work, slot } = this.#context
+    const args: (string | number)[] = []
+    for (const { place, ref, action, delayMs, failure } of items) {
+      args.push(place, ref, '', action, delayMs, failure)
+    }
+    return this.#run(scripts.giveBack(work, this.base, [this.scriptOptions, slot.number, ...args]))
+  }
+
+  /** After a lost reply: gives back what the slot holds apart from `keep` (reclaim.lua). */
+  async recover(keep: readonly string[]): Promise<void> {
+    const { slot } = this.#context
+    while ((await this.reclaim(slot.name, { dead: false, keep })).more);
+  }
+
+  /** One bounded pass over what a slot holds: dead, or alive with `keep`. */
+  reclaim(
+    slot: string,
+    { dead, keep = [] }: { dead: boolean; keep?: readonly string[] },
+  ): Promise<{ more: boolean; messages: number }> {
+    return this.#run(
+      scripts.reclaim(this.#context.work, this.base, [
+        this.scriptOptions,
+        slot,
+        limits.PASS_MESSAGES_MAX / 8,
+        dead ? 1 : 0,
+        ...keep,
+      ]),
+    )
+  }
+
+  /** One bounded pass over what time changes here. */
+  sweep(): Promise<scripts.Swept | scripts.Absent> {
+    return this.#run(
+      scripts.sweep(this.#context.work, this.base, [
+        this.scriptOptions,
+        this.epoch,
+        limits.PASS_MESSAGES_MAX,
+      ]),
+    )
+  }
+
+  /** Dead letters to move, nobody else's for `claimMs`. */
+  claimDead(limit: number, claimMs: number): Promise<scripts.Tally[]> {
+    return this.#run(scripts.claim(this.#context.work, this.base, [limit, claimMs]))
+  }
+
+  /** Forgets dead letters that were moved, or dropped for good. */
+  bury(refs: readonly string[], counter: 'deadLettered' | 'dropped'): Promise<number> {
+    return this.#run(scripts.bury(this.#context.work, this.base, [counter, ...refs]))
+  }
+
+  /** Leases one particular message; undefined when it is gone or held. */
+  async pick(id: string, leaseMs: number, consumer: string): Promise<LeasedMessage | undefined> {
+    const { work } = this.#context
+    const args = [this.scriptOptions, id, leaseMs, consumer.replace(/[\r\n]/g, ' ')]
+    const picked = await this.#run(scripts.pick(work, this.base, args))
+    return picked && leasedMessage({ ref: id, ...picked })
+  }
+
+  /** Reads messages and changes nothing. `after` is the last reply's cursor, '' = the start. */
+  peek(
+    state: 'ready' | 'delayed' | 'held' | 'dead',
+    after: string,
+    limit: number,
+  ): Promise<{ cursor: string; messages: scripts.Peeked[] }> {
+    const { work } = this.#context
+    return this.#run(scripts.peek(work, this.base, [this.scriptOptions, state, after, limit]))
+  }
+
+  /** Removes the messages that are ready; returns how many. */
+  async purge(): Promise<number> {
+    let purged = 0
+    let until = ''
+    for (;;) {
+      const pass = await this.#run(
+        scripts.purge(this.#context.work, this.base, [
+          this.scriptOptions,
+          limits.PASS_MESSAGES_MAX,
+          until,
+        ]),
+      )
+      purged += pass.purged
+      until = pass.until
+      if (!pass.more) return purged
+    }
+  }
+
+  /** The counters that the scripts keep. */
+  async stats(): Promise<QueueStats> {
+    const values = await this.#run(this.#context.work.hmget(`${this.base}meta`, ...STATS))
+    const entries = STATS.map((name, index) => [name, Number(values[index] ?? 0)])
+    return Object.fromEntries(entries) as QueueStats
+  }
+
+  #appender(replicas: number): Appender<QueueStore> {
+    let appender = this.#appenders.get(replicas)
+    if (appender) return appender
+    const { slot, schedule, backlog, report, timeouts, writes, replicated } = this.#context
+    appender = new Appender<QueueStore>({
+      redis: replicas > 0 ? replicated() : writes,
+      queue: this,
+      writer: () => {
+        slot.register(this.base).catch(report)
+        return slot.name
+      },
+      replicas,
+      replicaWaitMs: timeouts.replicaMs,
+      schedule,
+      backlog,
+      restore: () => this.create(),
+      report,
+      timeoutMs: timeouts.appendMs,
+    })
+    this.#appenders.set(replicas, appender)
+    return appender
+  }
+
+  /** A take on behalf of a caller who can wait `leftMs`: undefined when Redis is away until then. */
+  async #takeFor(
+    credit: number,
+    leaseMs: number,
+    consumer: string,
+    joins: number,
+    leftMs: number,
+  ): Promise<scripts.Taken | undefined> {
+    try {
+      if (joins > 0) await this.#run(this.#context.slot.register(this.base))
+      return await this.#take(credit, leaseMs, consumer, joins)
+    } catch (error) {
+      const waits = error instanceof BrokerError && error.code === 'store_unavailable'
+      if (waits && leftMs > RETRY_MS) return undefined
+      throw error
+    }
+  }
+
+  async #take(
+    credit: number,
+    leaseMs: number,
+    holder: string,
+    joins: number,
+  ): Promise<scripts.Taken> {
+    const { work, slot } = this.#context
+    const args = [this.scriptOptions, this.epoch, slot.name, credit, leaseMs, holder, joins]
+    let taken = await this.#run(scripts.take(work, this.base, args))
+    if (taken.kind === 'missing' && (await this.create())) {
+      taken = await this.#run(scripts.take(work, this.base, args))
+    }
+    if (taken.kind === 'ok') return taken
+    throw new BrokerError('queue_not_found', `There is no queue '${this.name}'.`)
+  }
+
+  /** Until a hint, a look at the queue, `ms` or the signal, whichever comes first. */
+  #wait(ms: number, signal: AbortSignal | undefined): Promise<void> {
+    return new Promise((resolve) => {
+      const done = () => {
+        clearTimeout(timer)
+        signal?.removeEventListener('abort', done)
+        const at = this.#waiters.indexOf(done)
+        if (at >= 0) this.#waiters.splice(at, 1)
+        if (this.#waiters.length === 0) {
+          clearInterval(this.#look)
+          this.#look = undefined
+        }
+        resolve()
+      }
+      const timer = setTimeout(done, ms)
+      // A hint may be lost: one waiter a second looks for all of them.
+      this.#look ??= setInterval(() => this.#waiters[0]?.(), limits.IDLE_LOOK_MS)
+      signal?.addEventListener('abort', done, { once: true })
+      this.#waiters.push(done)
+    })
+  }
+
+  async #run<T>(reply: Promise<T>): Promise<T> {
+    try {
+      return await reply
+    } catch (error) {
+      throw unavailable(error)
+    }
+  }
+}
+
+/** A message that the slot gives back (return.lua, six arguments). */
+export interface HeldReturn {
+  /** 'level:id' of its batch; '' when it is held on its own. */
+  readonly place: string
+  /** Its ref, or its index within the batch. */
+  readonly ref: string | number
+  readonly action: 'ready' | 'due' | 'dead'
+  readonly delayMs: number
+  /** '-' = not a failed delivery; else '+' and the last error. */
+  readonly failure: string
+}
+
+function leasedMessage({ ref, acquired, failed, record }: scripts.TakenMessage): LeasedMessage {
+  return {
+    token: `${ref}.${acquired}`,
+    id: ref,
+    record,
+    deliveryCount: acquired,
+    failedCount: failed,
+    redelivered: acquired > 1,
+  }
+}

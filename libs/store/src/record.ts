@@ -1,0 +1,161 @@
+/**
+ * One message in bytes, as every queue keeps it.
+ *
+ *   ┌───────┬──────┬─────────┬──────────┬─────────────┬────────────┬───────┬────────────┬──────┐
+ *   │ size  │ flags│ ttl     │ ordering │ exchange    │ routing    │ size  │ properties │ body │
+ *   │ u32   │ u8   │ u48, ms │ u8, key  │ u8, name    │ u8, key    │ u24   │            │      │
+ *   └───────┴──────┴─────────┴──────────┴─────────────┴────────────┴───────┴────────────┴──────┘
+ *                    if 2      if 4
+ *
+ *   flags: 1 persistent, 2 has a time to live, 4 has an ordering key; the upper half is the version
+ *   of the format, 1. `size` counts what follows it and exists only within a batch. All big endian.
+ *
+ * Hot path: one allocation a message, and the same bytes go to every queue that a publish reaches.
+ * The scripts read flags, ttl and ordering key (lua/prelude.lua); properties and body pass through.
+ */
+import type { Message } from '@sluice/core'
+
+const VERSION = 0x10
+const VERSION_MASK = 0xf0
+const PERSISTENT = 1
+const HAS_TTL = 2
+const HAS_ORDERING_KEY = 4
+
+/** Bytes of `size` in front of a record. */
+export const SIZE_BYTES = 4
+
+/** A stored message, as a consumer or an operator reads it. */
+export interface MessageRecord {
+  /** When it was stored, ms of Redis's clock. */
+  readonly timeMs: number
+  /** When it expires, ms of Redis's clock; 0 = never. */
+  readonly expiresMs: number
+  readonly exchange: string
+  readonly routingKey: string
+  /** '' = none. */
+  readonly orderingKey: string
+  readonly persistent: boolean
+  /** The message's own time to live, -1 = none. */
+  readonly ttlMs: number
+  /** AMQP basic-properties as on the wire; a view of the reply it came in. */
+  readonly properties: Buffer
+  /** A view of the reply it came in. */
+  readonly body: Buffer
+}
+
+/** The bytes of a message, `size` in front. Names are at most 255 bytes (checked at the edges). */
+export function encodeRecord(message: Message): Buffer {
+  const { exchange, routingKey, orderingKey, ttlMs, properties, body } = message
+  const exchangeSize = Buffer.byteLength(exchange)
+  const routingKeySize = Buffer.byteLength(routingKey)
+  const orderingKeySize = orderingKey === '' ? -1 : Buffer.byteLength(orderingKey)
+  const hasTtl = ttlMs >= 0
+  const size =
+    1 +
+    (hasTtl ? 6 : 0) +
+    (orderingKeySize + 1) +
+    (1 + exchangeSize) +
+    (1 + routingKeySize) +
+    3 +
+    properties.length +
+    body.length
+
+  const bytes = Buffer.allocUnsafe(SIZE_BYTES + size)
+  bytes.writeUInt32BE(size, 0)
+  bytes[4] =
+    VERSION |
+    (message.persistent ? PERSISTENT : 0) |
+    (hasTtl ? HAS_TTL : 0) |
+    (orderingKeySize >= 0 ? HAS_ORDERING_KEY : 0)
+  let at = 5
+  if (hasTtl) at = bytes.writeUIntBE(Math.max(1, ttlMs), at, 6)
+  if (orderingKeySize >= 0) at = writeShort(bytes, at, orderingKey, orderingKeySize)
+  at = writeShort(bytes, at, exchange, exchangeSize)
+  at = writeShort(bytes, at, routingKey, routingKeySize)
+  at = bytes.writeUIntBE(properties.length, at, 3)
+  properties.copy(bytes, at)
+  body.copy(bytes, at + properties.length)
+  return bytes
+}
+
+function writeShort(bytes: Buffer, at: number, text: string, size: number): number {
+  bytes[at] = size
+  bytes.write(text, at + 1, size, 'utf8')
+  return at + 1 + size
+}
+
+/** Reads a record that lies at [start, end) of `bytes`. Throws on a format it does not know. */
+export function decodeRecord(
+  bytes: Buffer,
+  start: number,
+  end: number,
+  timeMs: number,
+  queueExpiresMs: number,
+): MessageRecord {
+  const flags = bytes[start]!
+  if ((flags & VERSION_MASK) !== VERSION) {
+    throw new Error(`a stored message has format ${flags >> 4}, which this version cannot read`)
+  }
+  let at = start + 1
+  let ttlMs = -1
+  if (flags & HAS_TTL) {
+    ttlMs = bytes.readUIntBE(at, 6)
+    at += 6
+  }
+  let orderingKey = ''
+  if (flags & HAS_ORDERING_KEY) {
+    orderingKey = bytes.toString('utf8', at + 1, at + 1 + bytes[at]!)
+    at += 1 + bytes[at]!
+  }
+  const exchange = bytes.toString('utf8', at + 1, at + 1 + bytes[at]!)
+  at += 1 + bytes[at]!
+  const routingKey = bytes.toString('utf8', at + 1, at + 1 + bytes[at]!)
+  at += 1 + bytes[at]!
+  const propertiesSize = bytes.readUIntBE(at, 3)
+  at += 3
+  return {
+    timeMs,
+    expiresMs: earliest(queueExpiresMs, ttlMs < 0 ? 0 : timeMs + ttlMs),
+    exchange,
+    routingKey,
+    orderingKey,
+    persistent: (flags & PERSISTENT) !== 0,
+    ttlMs,
+    properties: bytes.subarray(at, at + propertiesSize),
+    body: bytes.subarray(at + propertiesSize, end),
+  }
+}
+
+function earliest(a: number, b: number): number {
+  if (a === 0) return b
+  return b === 0 ? a : Math.min(a, b)
+}
+
+const VALUE_HEADER_SIZE = 16
+
+/** Reads a message that left its batch: time, expiry, record (lua/prelude.lua, side). */
+export function decodeValue(value: Buffer): MessageRecord {
+  const expiresMs = value.readDoubleBE(8)
+  const record = decodeRecord(value, VALUE_HEADER_SIZE, value.length, value.readDoubleBE(0), 0)
+  return { ...record, expiresMs }
+}
+
+const BATCH_HEADER_SIZE = 27
+
+/** How many records a batch holds. */
+export const batchCount = (blob: Buffer): number => blob.readUInt16BE(1)
+
+/** Reads every record of a batch, in order. */
+export function decodeBatch(blob: Buffer): MessageRecord[] {
+  const count = batchCount(blob)
+  const timeMs = blob.readDoubleBE(3)
+  const expiresMs = blob.readDoubleBE(19)
+  const records = new Array<MessageRecord>(count)
+  let at = BATCH_HEADER_SIZE
+  for (let index = 0; index < count; index++) {
+    const start = at + SIZE_BYTES
+    at = start + blob.readUInt32BE(at)
+    records[index] = decodeRecord(blob, start, at, timeMs, expiresMs)
+  }
+  return records
+}

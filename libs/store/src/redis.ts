@@ -1,0 +1,117 @@
+/**
+ * Connections to Redis and what must be known of the server behind them.
+ *
+ * Three connections a process, since each treats a lost reply differently:
+ *   writes     appends. Sent again after a reconnect, in order: an append is stored once however
+ *              often it is sent (append.lua). Waits for Redis as long as it takes.
+ *   work       everything else. Fails at once when Redis is away; the caller knows what to do.
+ *   subscriber wake-up hints. Losing one costs a second, see QueueStore.lease.
+ */
+import { BrokerError } from '@sluice/core'
+import { Redis, type RedisOptions } from 'ioredis'
+
+const COMMON: RedisOptions = {
+  lazyConnect: true,
+  connectTimeout: 5_000,
+  keepAlive: 10_000,
+  noDelay: true,
+  retryStrategy: (attempt) => Math.min(25 * 2 ** Math.min(attempt, 6), 1_000),
+  // A demoted primary answers READONLY: reconnect and send the command again.
+  reconnectOnError: (error) => (error.message.startsWith('READONLY') ? 2 : false),
+}
+
+/** A silent server with commands outstanding is given up on after this: half-open sockets, ms. */
+const SILENCE_MS_MAX = 15_000
+
+const ROLES = {
+  writes: {
+    maxRetriesPerRequest: null,
+    autoResendUnfulfilledCommands: true,
+    socketTimeout: SILENCE_MS_MAX,
+  },
+  work: {
+    autoResendUnfulfilledCommands: false,
+    enableOfflineQueue: false,
+    socketTimeout: SILENCE_MS_MAX,
+  },
+  subscriber: { maxRetriesPerRequest: null },
+} satisfies Record<string, RedisOptions>
+
+/** Connects, or throws `store_unavailable` when Redis does not answer within 5 s. */
+export async function connect(url: string, role: keyof typeof ROLES): Promise<Redis> {
+  const options: RedisOptions = { ...COMMON, ...ROLES[role], connectionName: `sluice-${role}` }
+  const redis = new Redis(url, options)
+  let last: unknown
+  redis.on('error', (error) => {
+    last = error // reported by whoever waits for a reply; without a listener it would end the process
+  })
+  const deadline = Date.now() + 5_000
+  try {
+    await redis.connect()
+    return redis
+  } catch (error) {
+    last ??= error
+  }
+  // `connect` gives up at the first refusal, while the client goes on trying: Redis may be starting.
+  while (redis.status !== 'ready' && Date.now() < deadline) {
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
+  if (redis.status === 'ready') return redis
+  redis.disconnect()
+  throw unavailable(last)
+}
+
+/** What a caller is told when Redis does not answer or refuses. */
+export function unavailable(cause: unknown): BrokerError {
+  if (cause instanceof BrokerError) return cause
+  const text = cause instanceof Error ? cause.message : String(cause)
+  if (text.startsWith('OOM')) {
+    return new BrokerError('memory_high', 'Redis is out of memory; consume, then try again.', {
+      cause,
+    })
+  }
+  return new BrokerError('store_unavailable', 'Redis does not answer; try again.', { cause })
+}
+
+/** What the server can promise at the moment. */
+export interface ServerState {
+  readonly version: string
+  /** Redis reports its own 7.x compatibility for Valkey; this is the product's name. */
+  readonly product: 'Redis' | 'Valkey'
+  readonly usedMemory: number
+  /** 0 = no limit. */
+  readonly maxMemory: number
+  readonly evictionPolicy: string
+  readonly aof: boolean
+  /** '' when the server does not tell (CONFIG is disabled on some managed services). */
+  readonly fsync: string
+  readonly snapshots: boolean
+  /** The last AOF or RDB write failed: Redis refuses writes, or will. */
+  readonly persistenceFailing: boolean
+  readonly replicas: number
+}
+
+/** Asks the server. Throws what Redis throws. */
+export async function readServerState(redis: Redis): Promise<ServerState> {
+  const [info, config] = await Promise.all([
+    redis.info(),
+    redis.config('GET', 'maxmemory-policy', 'appendfsync', 'save').catch(() => []),
+  ])
+  const field = (name: string) => new RegExp(`^${name}:(.*?)\\r?$`, 'm').exec(info)?.[1] ?? ''
+  const pairs = config as string[]
+  const setting = (name: string) => pairs[pairs.indexOf(name) + 1] ?? ''
+  const valkey = field('valkey_version')
+  return {
+    version: valkey || field('redis_version'),
+    product: valkey ? 'Valkey' : 'Redis',
+    usedMemory: Number(field('used_memory')),
+    maxMemory: Number(field('maxmemory')),
+    evictionPolicy: field('maxmemory_policy'),
+    aof: field('aof_enabled') === '1',
+    fsync: pairs.includes('appendfsync') ? setting('appendfsync') : '',
+    snapshots: pairs.includes('save') && setting('save') !== '',
+    persistenceFailing:
+      field('aof_last_write_status') === 'err' || field('rdb_last_bgsave_status') === 'err',
+    replicas: Number(field('connected_slaves')),
+  }
+}

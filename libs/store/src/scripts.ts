@@ -1,0 +1,213 @@
+/** Every atomic transition of a queue. The Lua beside each name says what it guarantees. */
+import { decodeBatch, decodeValue, type MessageRecord } from './record.ts'
+import { script, word } from './script.ts'
+
+/** The queue has no keys yet, or was deleted. */
+export type Absent = { readonly kind: 'missing' | 'gone' }
+
+function absent(kind: string, name: string): Absent {
+  if (kind === 'missing' || kind === 'gone') return { kind }
+  throw new Error(`${name}.lua returned ${kind}`)
+}
+
+export const create = script('create', ['options', 'epoch'], ([kind]) => {
+  const outcome = word(kind)
+  if (outcome === 'created' || outcome === 'exists' || outcome === 'gone') return outcome
+  throw new Error(`create.lua returned ${outcome}`)
+})
+
+export type DropOutcome =
+  | { readonly kind: 'dropped' | 'not-empty'; readonly messages: number }
+  | { readonly kind: 'gone' | 'in-use' }
+
+export const drop = script(
+  'drop',
+  ['epoch', 'ifEmpty', 'unusedMs', 'tombstone'],
+  ([kind, messages]): DropOutcome => {
+    const outcome = word(kind)
+    if (outcome === 'gone' || outcome === 'in-use') return { kind: outcome }
+    if (outcome === 'dropped' || outcome === 'not-empty') {
+      return { kind: outcome, messages: Number(messages) }
+    }
+    throw new Error(`drop.lua returned ${outcome}`)
+  },
+)
+
+/** A letter a message; undefined when all were stored. */
+export type AppendOutcome = Absent | { readonly kind: 'stored'; readonly letters?: Buffer }
+
+export const append = script(
+  'append',
+  [
+    'options',
+    'epoch',
+    'writer',
+    'sequence',
+    'count',
+    'records',
+    'soonestTtl',
+    'queueTtl',
+    'limits',
+    'dedupWindow',
+    'extras',
+  ],
+  ([kind, letters]): AppendOutcome => {
+    const outcome = word(kind)
+    if (outcome === 'stored') return { kind: outcome }
+    if (outcome === 'mixed') return { kind: 'stored', letters: letters as Buffer }
+    return absent(outcome, 'append')
+  },
+)
+
+/** A whole batch, pending for the slot that took it. */
+export interface TakenBatch {
+  readonly level: number
+  readonly id: string
+  readonly records: readonly MessageRecord[]
+}
+
+/** A message held on its own. */
+export interface TakenMessage {
+  readonly ref: string
+  /** Deliveries so far, this one included. */
+  readonly acquired: number
+  readonly failed: number
+  readonly record: MessageRecord
+}
+
+export interface Taken {
+  readonly kind: 'ok'
+  /** Until the next delayed message is due, ms; -1 = none in sight. */
+  readonly wakeMs: number
+  readonly batches: readonly TakenBatch[]
+  readonly messages: readonly TakenMessage[]
+}
+
+export const take = script(
+  'take',
+  ['options', 'epoch', 'slot', 'credit', 'leaseMs', 'holder', 'wait'],
+  (reply): Taken | Absent => {
+    const outcome = word(reply[0])
+    if (outcome !== 'ok') return absent(outcome, 'take')
+    const batches: TakenBatch[] = []
+    const messages: TakenMessage[] = []
+    let at = 3
+    for (let left = Number(reply[2]); left > 0; left--, at += 3) {
+      const records = decodeBatch(reply[at + 2] as Buffer)
+      batches.push({ level: Number(reply[at]), id: word(reply[at + 1]), records })
+    }
+    for (; at < reply.length; at += 4) {
+      messages.push({
+        ref: word(reply[at]),
+        acquired: Number(reply[at + 1]),
+        failed: Number(reply[at + 2]),
+        record: decodeValue(reply[at + 3] as Buffer),
+      })
+    }
+    return { kind: 'ok', wakeMs: Number(reply[1]), batches, messages }
+  },
+)
+
+/** The letters of settle and return, one a batch or message in the order they were given. */
+const letters = (reply: unknown[]): string => word(reply[1])
+
+export const settle = script(
+  'settle',
+  ['options', 'slot', 'level', 'batches', 'partials', '...'],
+  letters,
+)
+
+export const giveBack = script('return', ['options', 'slot', '...'], letters)
+
+export const reclaim = script(
+  'reclaim',
+  ['options', 'slot', 'limit', 'dead', '...'],
+  ([kind, messages]) => ({ more: word(kind) === 'more', messages: Number(messages) }),
+)
+
+export interface Swept {
+  readonly kind: 'ok'
+  /** Until there is something to do, ms; -1 = nothing in sight. */
+  readonly nextMs: number
+  /** Dead letters on their way out. */
+  readonly dead: number
+  /** Since a consumer last asked, ms. */
+  readonly unusedMs: number
+}
+
+export const sweep = script('sweep', ['options', 'epoch', 'limit'], (reply): Swept | Absent => {
+  const outcome = word(reply[0])
+  if (outcome !== 'ok') return absent(outcome, 'sweep')
+  const [, nextMs, dead, unusedMs] = reply.map(Number)
+  return { kind: 'ok', nextMs: nextMs!, dead: dead!, unusedMs: unusedMs! }
+})
+
+/** What is known of a message's deliveries so far. */
+export interface Tally {
+  readonly ref: string
+  readonly acquired: number
+  readonly failed: number
+  /** Why it died; '' while it lives. */
+  readonly reason: string
+  /** Who had it last; '' = nobody yet. */
+  readonly holder: string
+  /** The last error a consumer gave; '' = none. */
+  readonly failure: string
+  readonly record: MessageRecord
+}
+
+function tally(reply: unknown[], at: number, value: unknown): Tally {
+  return {
+    ref: word(reply[at]),
+    acquired: Number(reply[at + 1]),
+    failed: Number(reply[at + 2]),
+    reason: word(reply[at + 3]),
+    holder: String(reply[at + 4]),
+    failure: String(reply[at + 5]),
+    record: decodeValue(value as Buffer),
+  }
+}
+
+export const claim = script('claim', ['limit', 'claimMs'], (reply): Tally[] => {
+  const letters: Tally[] = []
+  for (let at = 0; at < reply.length; at += 7) letters.push(tally(reply, at, reply[at + 6]))
+  return letters
+})
+
+export const bury = script('bury', ['counter', '...'], ([buried]) => Number(buried))
+
+export const pick = script(
+  'pick',
+  ['options', 'ref', 'leaseMs', 'holder'],
+  ([kind, acquired, failed, value]) =>
+    word(kind) === 'missing'
+      ? undefined
+      : {
+          acquired: Number(acquired),
+          failed: Number(failed),
+          record: decodeValue(value as Buffer),
+        },
+)
+
+export interface Peeked extends Tally {
+  /** Due time, deadline or claim, ms of Redis's clock; 0 = none. */
+  readonly atMs: number
+}
+
+export const peek = script(
+  'peek',
+  ['options', 'state', 'after', 'limit'],
+  (reply): { cursor: string; messages: Peeked[] } => {
+    const messages: Peeked[] = []
+    for (let at = 1; at < reply.length; at += 8) {
+      messages.push({ ...tally(reply, at, reply[at + 7]), atMs: Number(reply[at + 6]) })
+    }
+    return { cursor: String(reply[0]), messages }
+  },
+)
+
+export const purge = script('purge', ['options', 'limit', 'until'], ([kind, until, purged]) => ({
+  more: word(kind) === 'more',
+  until: word(until),
+  purged: Number(purged),
+}))

@@ -1,0 +1,144 @@
+/**
+ * A process's name in the consumer groups, and its ear for wake-ups.
+ *
+ * A name is new at each start (`d1042`, from a counter) and alive while its heartbeat key is. What a
+ * name without heartbeat holds is reclaimed by any reaper. A process that was paused past its
+ * heartbeat finds its key gone: what it held is someone else's by then, so it goes on under a new
+ * name and tells `onLost`.
+ */
+import { limits, type Report } from '@sluice/core'
+import type { Redis } from 'ioredis'
+import { AGENDA_CHANNEL, SLOTS_BASE, wakeChannel } from './keys.ts'
+
+const ALL = `${SLOTS_BASE}all`
+const aliveKey = (slot: string) => `${SLOTS_BASE}alive:${slot}`
+const queuesKey = (slot: string) => `${SLOTS_BASE}queues:${slot}`
+
+export class Slot {
+  readonly #redis: Redis
+  readonly #subscriber: Redis
+  readonly #report: Report
+  readonly #onWake: (base: string) => void
+  readonly #onLost: () => void
+  #onAgenda: ((base: string, atMs: number) => void) | undefined
+  #name = ''
+  /** Queues in which this name may have left something. */
+  #queues = new Map<string, Promise<void>>()
+  #timer: NodeJS.Timeout | undefined
+
+  constructor(
+    redis: Redis,
+    subscriber: Redis,
+    report: Report,
+    on: { wake: (base: string) => void; lost: () => void },
+  ) {
+    this.#redis = redis
+    this.#subscriber = subscriber
+    this.#report = report
+    this.#onWake = on.wake
+    this.#onLost = on.lost
+  }
+
+  get name(): string {
+    return this.#name
+  }
+
+  /** The number in the name; held messages carry it (lua/prelude.lua, held). */
+  get number(): number {
+    return Number(this.#name.slice(1))
+  }
+
+  async open(): Promise<void> {
+    this.#subscriber.on('message', (channel: string, payload: string) => {
+      if (channel === AGENDA_CHANNEL) {
+        const space = payload.lastIndexOf(' ')
+        this.#onAgenda?.(payload.slice(0, space), Number(payload.slice(space + 1)))
+      } else {
+        this.#onWake(payload)
+      }
+    })
+    await this.#take()
+    this.#timer = setInterval(() => {
+      this.#beat().catch(this.#report)
+    }, limits.SLOT_HEARTBEAT_MS)
+    this.#timer.unref()
+  }
+
+  /** Hears of the next time something happens in a queue; for reapers. */
+  async onAgenda(listener: (base: string, atMs: number) => void): Promise<void> {
+    this.#onAgenda = listener
+    await this.#subscriber.subscribe(AGENDA_CHANNEL)
+  }
+
+  /**
+   * Notes that this name may hold something in a queue, before it does: a reaper looks there when
+   * the name is dead.
+   */
+  register(base: string): Promise<void> {
+    let registered = this.#queues.get(base)
+    if (!registered) {
+      registered = this.#redis.sadd(queuesKey(this.#name), base).then(
+        () => {},
+        (error) => {
+          this.#queues.delete(base)
+          throw error
+        },
+      )
+      this.#queues.set(base, registered)
+    }
+    return registered
+  }
+
+  /** Names without heartbeat, and the bases of the queues in which each may have left something. */
+  async dead(): Promise<{ slot: string; bases: string[] }[]> {
+    const all = await this.#redis.smembers(ALL)
+    const alive = await Promise.all(all.map((slot) => this.#redis.exists(aliveKey(slot))))
+    const dead = all.filter((_, index) => alive[index] === 0)
+    return Promise.all(
+      dead.map(async (slot) => ({ slot, bases: await this.#redis.smembers(queuesKey(slot)) })),
+    )
+  }
+
+  /** Forgets that a dead name left something in these queues; without any left, the name. */
+  async forget(slot: string, bases: readonly string[]): Promise<void> {
+    if (bases.length > 0) await this.#redis.srem(queuesKey(slot), ...bases)
+    if ((await this.#redis.exists(queuesKey(slot))) === 0) await this.#redis.srem(ALL, slot)
+  }
+
+  /** Names with heartbeat. */
+  async alive(): Promise<string[]> {
+    const all = await this.#redis.smembers(ALL)
+    const alive = await Promise.all(all.map((slot) => this.#redis.exists(aliveKey(slot))))
+    return all.filter((_, index) => alive[index] === 1)
+  }
+
+  /** Ends the heartbeat; reapers take over whatever is still held. */
+  async close(): Promise<void> {
+    clearInterval(this.#timer)
+    await this.#redis.del(aliveKey(this.#name))
+  }
+
+  async #take(): Promise<void> {
+    const previous = this.#name
+    const name = `d${await this.#redis.incr(`${SLOTS_BASE}counter`)}`
+    await this.#redis.set(aliveKey(name), process.pid, 'PX', limits.SLOT_TTL_MS)
+    await this.#redis.sadd(ALL, name)
+    await this.#subscriber.subscribe(wakeChannel(name))
+    if (previous !== '') await this.#subscriber.unsubscribe(wakeChannel(previous))
+    this.#queues = new Map()
+    this.#name = name
+  }
+
+  async #beat(): Promise<void> {
+    const alive = await this.#redis.set(
+      aliveKey(this.#name),
+      process.pid,
+      'PX',
+      limits.SLOT_TTL_MS,
+      'XX',
+    )
+    if (alive !== null) return
+    await this.#take()
+    this.#onLost()
+  }
+}

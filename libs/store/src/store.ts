@@ -1,0 +1,266 @@
+/**
+ * Everything of ours that is in Redis, opened once a process.
+ *
+ * Holds the connections, this process's slot, and the queues it works with; knows what the server
+ * can promise at the moment and refuses what it cannot (`refusal`), so that no promise is faked.
+ */
+import { type Appended, BrokerError, type Durability, limits, type Report } from '@sluice/core'
+import type { Redis } from 'ioredis'
+import { parseQueueBase } from './keys.ts'
+import { type QueueContext, QueueStore } from './queue-store.ts'
+import { connect, readServerState, type ServerState, unavailable } from './redis.ts'
+import type { QueueSettings } from './settings.ts'
+import { Slot } from './slot.ts'
+
+export interface StoreOptions {
+  readonly url: string
+  readonly report: Report
+  /** The least durability of every message. */
+  readonly durability?: Durability
+  /** Share of maxmemory at which publishes are refused, 0..1. */
+  readonly memoryHigh?: number
+  /** Start although Redis may evict keys, that is, lose messages. */
+  readonly allowEviction?: boolean
+  /** How long a publisher waits for Redis before it is told that the outcome is unknown. */
+  readonly appendTimeoutMs?: number
+  /** How long an append waits for replicas. */
+  readonly replicaTimeoutMs?: number
+}
+
+/** Redis 7.0 is the floor: XAUTOCLAIM's deleted entries, ZRANGEBYLEX in scripts, no effects flag. */
+const VERSION_MIN = 7
+const STATE_EVERY_MS = 1_000
+
+/** Opens the store; throws a BrokerError that says what to change when Redis will not do. */
+export async function openStore(options: StoreOptions): Promise<Store> {
+  const connections: Redis[] = []
+  try {
+    for (const role of ['writes', 'work', 'subscriber'] as const) {
+      connections.push(await connect(options.url, role))
+    }
+    const [writes, work, subscriber] = connections as [Redis, Redis, Redis]
+    const state = await readServerState(work)
+    checkServer(state, options.allowEviction ?? false)
+    const store = new Store(options, { writes, work, subscriber }, state)
+    await store.slot.open()
+    return store
+  } catch (error) {
+    for (const connection of connections) connection.disconnect()
+    throw unavailable(error)
+  }
+}
+
+function checkServer(state: ServerState, allowEviction: boolean): void {
+  if (Number.parseInt(state.version, 10) < VERSION_MIN) {
+    throw new BrokerError(
+      'store_unavailable',
+      `Redis ${state.version} is too old: Sluice needs Redis ${VERSION_MIN}.0 or Valkey.`,
+    )
+  }
+  if (state.evictionPolicy !== 'noeviction' && !allowEviction) {
+    throw new BrokerError(
+      'store_unavailable',
+      `Redis has maxmemory-policy ${state.evictionPolicy}, which would delete messages under memory ` +
+        'pressure. Set it to noeviction (redis-cli CONFIG SET maxmemory-policy noeviction).',
+    )
+  }
+}
+
+export class Store {
+  readonly slot: Slot
+  readonly #options: StoreOptions
+  readonly #writes: Redis
+  readonly #work: Redis
+  readonly #subscriber: Redis
+  #replicated: Redis | undefined
+  #state: ServerState
+  #stateFresh = true
+  readonly #stateTimer: NodeJS.Timeout
+  readonly #queues = new Map<string, QueueStore>()
+  readonly #flushes: (() => void)[] = []
+  #backlogBytes = 0
+  readonly #context: QueueContext
+
+  constructor(
+    options: StoreOptions,
+    { writes, work, subscriber }: { writes: Redis; work: Redis; subscriber: Redis },
+    state: ServerState,
+  ) {
+    this.#options = options
+    this.#writes = writes
+    this.#work = work
+    this.#subscriber = subscriber
+    this.#state = state
+    this.slot = new Slot(work, subscriber, options.report, {
+      wake: (base) => this.#queues.get(base)?.wake(),
+      lost: () => options.report(new Error('this process was away for longer than its heartbeat')),
+    })
+    this.#context = {
+      work,
+      writes,
+      slot: this.slot,
+      report: options.report,
+      schedule: (flush) => this.#schedule(flush),
+      backlog: (bytes) => {
+        this.#backlogBytes += bytes
+      },
+      refusal: (durability) => this.#refusal(durability),
+      durability: (queue, message) => this.#durability(queue, message),
+      replicated: () => this.#openReplicated(),
+      timeouts: {
+        appendMs: options.appendTimeoutMs ?? 10_000,
+        replicaMs: options.replicaTimeoutMs ?? 1_000,
+      },
+    }
+    this.#stateTimer = setInterval(() => {
+      readServerState(work).then(
+        (state) => {
+          this.#state = state
+          this.#stateFresh = true
+        },
+        () => {
+          this.#stateFresh = false // Redis is away; every caller that needs it says so
+        },
+      )
+    }, STATE_EVERY_MS)
+    this.#stateTimer.unref()
+  }
+
+  /** For topology and maintenance, which live beside the queues in the same Redis. */
+  get redis(): Redis {
+    return this.#work
+  }
+
+  /** The queue of this name and epoch; `settings` take effect at once, here. */
+  queue(vhost: string, name: string, epoch: number, settings: QueueSettings): QueueStore {
+    const queue = new QueueStore(this.#context, vhost, name, epoch, settings)
+    const known = this.#queues.get(queue.base)
+    if (known?.epoch === epoch) {
+      known.settings = settings
+      return known
+    }
+    this.#queues.set(queue.base, queue)
+    return queue
+  }
+
+  /** Lets go of a queue that was deleted. */
+  forget(queue: QueueStore): void {
+    if (this.#queues.get(queue.base) === queue) this.#queues.delete(queue.base)
+  }
+
+  /** Names without heartbeat and the queues in which each may have left something. */
+  async deadSlots(): Promise<
+    { slot: string; queues: { vhost: string; name: string; base: string }[] }[]
+  > {
+    const dead = await this.slot.dead()
+    return dead.map(({ slot, bases }) => ({
+      slot,
+      queues: bases.map((base) => ({ base, ...(parseQueueBase(base) ?? { vhost: '', name: '' }) })),
+    }))
+  }
+
+  /** What the server was like at most a second ago. */
+  get state(): ServerState {
+    return this.#state
+  }
+
+  /** Whether Redis answers. */
+  async ping(): Promise<boolean> {
+    try {
+      await this.#work.ping()
+      return true
+    } catch {
+      return false
+    }
+  }
+
+  /** Where persistence is weaker than one may believe; a sentence each, with the remedy. */
+  warnings(): string[] {
+    const { aof, fsync, snapshots, persistenceFailing, evictionPolicy } = this.#state
+    const promised = this.#options.durability ?? 'memory'
+    const warnings: string[] = []
+    if (!aof) {
+      warnings.push(
+        snapshots
+          ? 'Redis has no AOF: a restart loses everything since the last snapshot. CONFIG SET appendonly yes.'
+          : 'Redis persists nothing: a restart loses every message. CONFIG SET appendonly yes.',
+      )
+    } else if (fsync === 'no') {
+      warnings.push(
+        'Redis leaves fsync to the system (appendfsync no): a crash of the machine may lose half a minute. CONFIG SET appendfsync everysec.',
+      )
+    }
+    if (persistenceFailing)
+      warnings.push('The last write of the AOF or snapshot failed; see the log of Redis.')
+    if (evictionPolicy !== 'noeviction') {
+      warnings.push(
+        `maxmemory-policy is ${evictionPolicy}: Redis may delete messages. CONFIG SET maxmemory-policy noeviction.`,
+      )
+    }
+    if (this.#refusal(promised) === 'not-durable') {
+      warnings.push(
+        `${promised} is promised for every message and cannot be kept: publishes are refused until it can.`,
+      )
+    }
+    return warnings
+  }
+
+  /** Whether a promise of this durability can be kept at the moment. */
+  canPromise(durability: Durability): boolean {
+    return this.#refusal(durability) !== 'not-durable'
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#stateTimer)
+    await this.slot.close().catch(this.#options.report)
+    for (const redis of [this.#subscriber, this.#writes, this.#work, this.#replicated]) {
+      redis?.disconnect()
+    }
+  }
+
+  /** All flushes of one event-loop turn run together, after its input was read. */
+  #schedule(flush: () => void): void {
+    if (this.#flushes.push(flush) > 1) return
+    setImmediate(() => {
+      const flushes = this.#flushes.splice(0)
+      for (const run of flushes) run()
+    })
+  }
+
+  #durability(queue: Durability, message: Durability | null): Durability {
+    const server = this.#options.durability ?? 'memory'
+    let strongest = rank(queue) > rank(server) ? queue : server
+    if (message !== null && rank(message) > rank(strongest)) strongest = message
+    return strongest
+  }
+
+  /** Why nothing may be stored right now. */
+  #refusal(
+    durability: Durability,
+  ): Extract<Appended, 'memory-high' | 'not-durable' | 'unavailable'> | undefined {
+    if (this.#backlogBytes > limits.APPEND_BACKLOG_BYTES_MAX) return 'unavailable'
+    const { maxMemory, usedMemory, aof, fsync, replicas, persistenceFailing } = this.#state
+    const high = this.#options.memoryHigh ?? 0.85
+    if (maxMemory > 0 && usedMemory > maxMemory * high) return 'memory-high'
+    if (durability === 'memory') return undefined
+    if (durability === 'fsync') {
+      return aof && fsync === 'always' && !persistenceFailing ? undefined : 'not-durable'
+    }
+    return this.#stateFresh && replicas >= Number(durability.slice('replicas='.length))
+      ? undefined
+      : 'not-durable'
+  }
+
+  #openReplicated(): Redis {
+    this.#replicated ??= this.#writes.duplicate({ lazyConnect: false })
+    this.#replicated.on('error', () => {}) // the reply that fails is reported
+    return this.#replicated
+  }
+}
+
+/** memory < fsync < replicas=1 < replicas=2 ... */
+function rank(durability: Durability): number {
+  if (durability === 'memory') return 0
+  if (durability === 'fsync') return 1
+  return 1 + Number(durability.slice('replicas='.length))
+}
