@@ -1,0 +1,109 @@
+/**
+ * Exchanges, queues, bindings and policies as they are declared, and as fields of the one hash that
+ * keeps them (libs/store/src/definitions.ts): a field per entity, its name in the field.
+ */
+import { createHash } from 'node:crypto'
+
+export type Json =
+  | string
+  | number
+  | boolean
+  | null
+  | readonly Json[]
+  | { readonly [name: string]: Json }
+export type Arguments = { readonly [name: string]: Json }
+
+export const EXCHANGE_TYPES = ['direct', 'fanout', 'topic', 'headers'] as const
+export type ExchangeType = (typeof EXCHANGE_TYPES)[number]
+
+export interface ExchangeDefinition {
+  readonly name: string
+  readonly type: ExchangeType
+  readonly durable: boolean
+  readonly autoDelete: boolean
+  /** Only other exchanges publish to it. */
+  readonly internal: boolean
+  readonly arguments: Arguments
+}
+
+export interface QueueDefinition {
+  readonly name: string
+  readonly durable: boolean
+  readonly autoDelete: boolean
+  /** Its owner's name; '' = none. */
+  readonly exclusive: string
+  readonly arguments: Arguments
+  /** The topology version that created it: tells a queue from a later one of the same name. */
+  readonly epoch: number
+}
+
+export interface BindingDefinition {
+  readonly source: string
+  readonly destination: string
+  readonly destinationType: 'queue' | 'exchange'
+  readonly routingKey: string
+  readonly arguments: Arguments
+}
+
+export interface PolicyDefinition {
+  readonly name: string
+  /** A regular expression that finds the names it applies to (pattern.ts). */
+  readonly pattern: string
+  readonly applyTo: 'queues' | 'exchanges' | 'all'
+  /** Of those that match, the one with the highest applies. */
+  readonly priority: number
+  readonly definition: Arguments
+}
+
+export interface VhostDefinition {
+  readonly name: string
+}
+
+export type Entity =
+  | { readonly kind: 'vhost'; readonly vhost: string; readonly definition: VhostDefinition }
+  | { readonly kind: 'exchange'; readonly vhost: string; readonly definition: ExchangeDefinition }
+  | { readonly kind: 'queue'; readonly vhost: string; readonly definition: QueueDefinition }
+  | { readonly kind: 'policy'; readonly vhost: string; readonly definition: PolicyDefinition }
+  | { readonly kind: 'binding'; readonly vhost: string; readonly definition: BindingDefinition }
+
+/** One field of the hash set (value) or removed (null). */
+export type Change = readonly [field: string, value: string | null]
+
+const enc = encodeURIComponent
+
+export const vhostField = (vhost: string) => `vhost/${enc(vhost)}`
+export const exchangeField = (vhost: string, name: string) => `exchange/${enc(vhost)}/${enc(name)}`
+export const queueField = (vhost: string, name: string) => `queue/${enc(vhost)}/${enc(name)}`
+export const policyField = (vhost: string, name: string) => `policy/${enc(vhost)}/${enc(name)}`
+
+/** Bindings differ by source, destination, routing key and arguments. */
+export function bindingField(vhost: string, binding: BindingDefinition): string {
+  const { source, destinationType, destination, routingKey } = binding
+  const id = [source, destinationType, destination, routingKey].map(enc).join('/')
+  const facts = canonical(binding.arguments)
+  const hash = facts === '{}' ? '' : createHash('sha256').update(facts).digest('base64url')
+  return `binding/${enc(vhost)}/${id}/${hash}`
+}
+
+/** A JSON text that is the same for equal values, whatever the order of their keys. */
+export function canonical(value: Json): string {
+  if (Array.isArray(value)) return `[${value.map(canonical).join(',')}]`
+  if (typeof value !== 'object' || value === null) return JSON.stringify(value)
+  const fields = Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1))
+  return `{${fields.map(([name, field]) => `${JSON.stringify(name)}:${canonical(field)}`).join(',')}}`
+}
+
+/** The entity in a field, or undefined for a kind that a newer version of the broker wrote. */
+export function parseEntity(field: string, value: string): Entity | undefined {
+  const place = parsePlace(field)
+  return place && ({ ...place, definition: JSON.parse(value) } as Entity)
+}
+
+/** What kind of entity a field holds and in which vhost; undefined for a kind not known here. */
+export function parsePlace(field: string): Pick<Entity, 'kind' | 'vhost'> | undefined {
+  const [kind = '', vhost = ''] = field.split('/', 2)
+  if (!KINDS.has(kind)) return undefined
+  return { kind: kind as Entity['kind'], vhost: decodeURIComponent(vhost) }
+}
+
+const KINDS = new Set(['vhost', 'exchange', 'queue', 'policy', 'binding'])
