@@ -1,5 +1,6 @@
-export { type AppOptions, httpApp, page } from './http/app.ts'
+export { type AppOptions, httpApp } from './http/app.ts'
 export { type BodyReceived, parseJson, readBody, readJson, receiveBody } from './http/body.ts'
+export { page } from './http/headers.ts'
 export { Problem, problems, STATUS, sendProblem, toProblem } from './http/problem.ts'
 export {
   type Answer,

@@ -7,8 +7,8 @@
 import { BrokerError, limits, type Report } from '@sluice/core'
 import type { Credentials } from '@sluice/security'
 import express, { type Express, type RequestHandler } from 'express'
-import helmet from 'helmet'
 import { docsRoutes } from './docs.ts'
+import { data } from './headers.ts'
 import { problems } from './problem.ts'
 import type { Route } from './route.ts'
 
@@ -19,7 +19,7 @@ export interface AppOptions {
   /** Hears of each request once it was answered or given up: its path as declared, and how long. */
   readonly answered?: (route: string, status: number, seconds: number) => void
   /** Once aborted, everything is refused with draining. */
-  readonly signal?: AbortSignal
+  readonly stopping?: AbortSignal
 }
 
 export function httpApp(options: AppOptions): Express {
@@ -54,26 +54,13 @@ export function httpApp(options: AppOptions): Express {
   return app
 }
 
-/** Headers that helmet sets, computed once: calling its 13 middlewares costs more than a publish. */
-const PAGE_HEADERS = helmetHeaders()
-
-/** An answer that is data needs no more than this; `page` puts the rest before HTML. */
-const DATA_HEADERS: Readonly<Record<string, string>> = {
-  'X-Content-Type-Options': 'nosniff',
-  'Cache-Control': 'no-store',
-}
-
-/** Makes the answer fit for a browser to show: helmet's headers, no scripts at all. */
-export function page(res: { setHeader(name: string, value: string): unknown }): void {
-  for (const [name, value] of PAGE_HEADERS) res.setHeader(name, value)
-}
-
 function guard(
-  { credentials, answered, signal }: AppOptions,
+  { credentials, answered, stopping }: AppOptions,
   open: ReadonlySet<string>,
 ): RequestHandler {
   return (req, res, next) => {
-    for (const name in DATA_HEADERS) res.setHeader(name, DATA_HEADERS[name]!)
+    data(res)
+    res.locals['stopping'] = stopping
     if (answered !== undefined) {
       const start = performance.now()
       res.on('close', () => {
@@ -100,7 +87,7 @@ function guard(
       // A browser adds a remembered Basic credential to forms that other sites submit.
       throw new BrokerError('forbidden', 'Requests that another site makes are refused.')
     }
-    if (signal?.aborted) {
+    if (stopping?.aborted) {
       res.setHeader('Connection', 'close')
       throw new BrokerError('draining', 'This process is stopping; another one may answer.')
     }
@@ -115,31 +102,4 @@ function methodsByPath(routes: readonly Route[]): Map<string, string[]> {
     methods.set(path, [...(methods.get(path) ?? []), method.toUpperCase()])
   }
   return methods
-}
-
-function helmetHeaders(): [string, string][] {
-  const headers: [string, string][] = []
-  const collect = {
-    setHeader: (name: string, value: string) => headers.push([name, value]),
-    removeHeader: () => {},
-  }
-  const middleware = helmet({
-    contentSecurityPolicy: {
-      useDefaults: false,
-      directives: {
-        defaultSrc: ["'none'"],
-        styleSrc: ["'self'"],
-        imgSrc: ["'self'"],
-        formAction: ["'none'"],
-        baseUri: ["'none'"],
-        frameAncestors: ["'none'"],
-      },
-    },
-    // The broker itself speaks plain HTTP; whoever puts TLS before it decides about this.
-    strictTransportSecurity: false,
-  })
-  middleware({} as never, collect as never, (error?: unknown) => {
-    if (error) throw error
-  })
-  return headers
 }

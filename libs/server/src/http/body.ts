@@ -14,7 +14,7 @@ const JSON_TYPE = /^application\/(?:[\w.+-]+\+)?json\s*(?:;\s*charset="?utf-8"?\
 const EMPTY = Buffer.alloc(0)
 
 /** How long a refused body is still taken in and thrown away, so that the client sees the answer. */
-const LINGER_MS = 1_000
+const LINGER_MS = 500
 
 /**
  * Reads the whole body. `done` is called once: with the body, or with message_too_large (known from

@@ -68,7 +68,7 @@ export class Call<P, Q, B> {
   readonly params: P
   readonly query: Q
   readonly body: B
-  #hungUp: AbortController | undefined
+  #gone: AbortController | undefined
 
   constructor(req: Request, res: Response, query: Q, body: B) {
     this.req = req
@@ -82,15 +82,21 @@ export class Call<P, Q, B> {
     return this.res.locals['principal'] as Principal
   }
 
-  /** Aborts when the client hangs up before it was answered. */
+  /** Aborts when the client hangs up before it was answered, and when the process stops. */
   get signal(): AbortSignal {
-    if (this.#hungUp === undefined) {
-      const hungUp = new AbortController()
-      this.#hungUp = hungUp
-      if (this.res.destroyed) hungUp.abort()
-      else this.res.on('close', () => hungUp.abort())
+    if (this.#gone === undefined) {
+      const gone = new AbortController()
+      this.#gone = gone
+      const abort = () => gone.abort()
+      const stopping = this.res.locals['stopping'] as AbortSignal | undefined
+      if (stopping?.aborted || this.res.destroyed) abort()
+      stopping?.addEventListener('abort', abort)
+      this.res.on('close', () => {
+        stopping?.removeEventListener('abort', abort)
+        abort()
+      })
     }
-    return this.#hungUp.signal
+    return this.#gone.signal
   }
 }
 

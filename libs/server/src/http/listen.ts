@@ -1,0 +1,104 @@
+/**
+ * The HTTP listener: what a connection may do before Express sees a request.
+ *
+ * Bodies have no deadline here, since a streamed batch may last for hours; who reads a body bounds
+ * its time (body.ts).
+ */
+import { once } from 'node:events'
+import { createServer, type RequestListener, type Server } from 'node:http'
+import type { AddressInfo, Socket } from 'node:net'
+import { BrokerError, limits, onAbort, type Running } from '@sluice/core'
+import { toProblem } from './problem.ts'
+
+interface ListenOptions {
+  readonly host: string
+  /** 0 picks a free one. */
+  readonly port: number
+  readonly connectionsMax: number
+}
+
+/** How often a stopping listener looks for connections that have become idle. */
+const CLOSE_IDLE_MS = 50
+
+/**
+ * Serves `app` until the signal aborts: then no new connection, and open requests finish.
+ * Throws one Error that names the setting when the address cannot be had.
+ */
+export async function listenHttp(
+  app: RequestListener,
+  { host, port, connectionsMax }: ListenOptions,
+  signal: AbortSignal,
+): Promise<Running & { readonly url: string }> {
+  const server = createServer(
+    {
+      maxHeaderSize: limits.HTTP_HEADER_BYTES_MAX,
+      headersTimeout: limits.HTTP_HEADERS_MS_MAX,
+      requestTimeout: 0,
+      keepAliveTimeout: limits.HTTP_KEEP_ALIVE_MS,
+      connectionsCheckingInterval: 1_000,
+      noDelay: true,
+    },
+    app,
+  )
+  server.maxConnections = connectionsMax
+  server.maxHeadersCount = 0 // else the ones past it vanish; their bytes are bounded, app.ts counts
+  server.on('checkContinue', app) // body.ts says continue once it wants the body
+  server.on('clientError', refuse)
+  await listen(server, host, port)
+
+  const closed = once(server, 'close').then(() => {})
+  onAbort(signal, () => {
+    server.close()
+    const idle = setInterval(() => server.closeIdleConnections(), CLOSE_IDLE_MS)
+    server.on('close', () => clearInterval(idle))
+  })
+  const { address, family, port: taken } = server.address() as AddressInfo
+  return { url: `http://${family === 'IPv6' ? `[${address}]` : address}:${taken}`, closed }
+}
+
+async function listen(server: Server, host: string, port: number): Promise<void> {
+  server.listen({ host, port })
+  try {
+    await once(server, 'listening')
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    const why: Record<string, string> = {
+      EADDRINUSE: `port ${port} on ${host} is taken: stop who has it, or choose another SLUICE_HTTP_PORT`,
+      EACCES: `port ${port} needs privileges: choose a SLUICE_HTTP_PORT above 1023`,
+      EADDRNOTAVAIL: `${host} is no address of this machine: see SLUICE_HTTP_HOST`,
+      ENOTFOUND: `${host} is no known host: see SLUICE_HTTP_HOST`,
+    }
+    const reason = why[code ?? '']
+    throw reason === undefined
+      ? error
+      : new Error(`Cannot listen for HTTP: ${reason}.`, { cause: error })
+  }
+}
+
+/** What is no request at all: answered where nothing is being answered on that socket, and closed. */
+function refuse(error: NodeJS.ErrnoException, stream: NodeJS.WritableStream): void {
+  const socket = stream as Socket
+  const answering = Reflect.get(socket, '_httpMessage') // as Node's own handler asks
+  if (!socket.writable || error.code === 'ECONNRESET' || answering) {
+    socket.destroy()
+    return
+  }
+  const problem = toProblem(refusalFor(error.code))
+  const body = JSON.stringify(problem)
+  socket.end(
+    `HTTP/1.1 ${problem.status} Refused\r\nContent-Type: application/problem+json\r\n` +
+      `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+    () => socket.destroy(),
+  )
+}
+
+function refusalFor(code: string | undefined): BrokerError {
+  if (code === 'HPE_HEADER_OVERFLOW') {
+    const text = `The request line and headers have at most ${limits.HTTP_HEADER_BYTES_MAX} bytes.`
+    return new BrokerError('headers_too_large', text)
+  }
+  if (code === 'ERR_HTTP_REQUEST_TIMEOUT') {
+    return new BrokerError('request_timeout', 'The headers came too slowly.')
+  }
+  return new BrokerError('invalid_request', 'This is not an HTTP/1.1 request.')
+}
