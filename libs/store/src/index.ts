@@ -1,4 +1,13 @@
 export type { AppendReply } from './appender.ts'
+export {
+  type Changes,
+  COMMIT_CHANGES_MAX,
+  type Commit,
+  type DefinitionChange,
+  type Definitions,
+  type Mark,
+  NO_DEFINITIONS,
+} from './definitions.ts'
 export { TOPOLOGY_BASE } from './keys.ts'
 export type { LeaseSettlement, SettleOutcome } from './leases.ts'
 export {

@@ -39,8 +39,12 @@ const ROLES = {
 
 /** Connects, or throws `store_unavailable` when Redis does not answer within 5 s. */
 export async function connect(url: string, role: keyof typeof ROLES): Promise<Redis> {
-  const options: RedisOptions = { ...COMMON, ...ROLES[role], connectionName: `sluice-${role}` }
-  const redis = new Redis(url, options)
+  const redis = new Redis(url, {
+    ...COMMON,
+    ...ROLES[role],
+    connectionName: `sluice-${role}`,
+    replyMapping: 'legacy',
+  })
   let last: unknown
   redis.on('error', (error) => {
     last = error // reported by whoever waits for a reply; without a listener it would end the process

@@ -53,7 +53,7 @@ export class Slot {
       if (channel === AGENDA_CHANNEL) {
         const space = payload.lastIndexOf(' ')
         this.#onAgenda?.(payload.slice(0, space), Number(payload.slice(space + 1)))
-      } else {
+      } else if (channel === wakeChannel(this.#name)) {
         this.#onWake(payload)
       }
     })

@@ -6,6 +6,7 @@
  */
 import { type Appended, BrokerError, type Durability, limits, type Report } from '@sluice/core'
 import type { Redis } from 'ioredis'
+import { Definitions } from './definitions.ts'
 import { parseQueueBase } from './keys.ts'
 import { type QueueContext, QueueStore } from './queue-store.ts'
 import { connect, readServerState, type ServerState, unavailable } from './redis.ts'
@@ -30,6 +31,8 @@ export interface StoreOptions {
 /** Redis 7.0 is the floor: XAUTOCLAIM's deleted entries, ZRANGEBYLEX in scripts, no effects flag. */
 const VERSION_MIN = 7
 const STATE_EVERY_MS = 1_000
+/** How long a closing store waits for Redis to answer what was sent. */
+const CLOSE_MS_MAX = 5_000
 
 /** Opens the store; throws a BrokerError that says what to change when Redis will not do. */
 export async function openStore(options: StoreOptions): Promise<Store> {
@@ -68,6 +71,8 @@ function checkServer(state: ServerState, allowEviction: boolean): void {
 
 export class Store {
   readonly slot: Slot
+  /** The topology as stored. */
+  readonly definitions: Definitions
   readonly #options: StoreOptions
   readonly #writes: Redis
   readonly #work: Redis
@@ -79,6 +84,7 @@ export class Store {
   readonly #queues = new Map<string, QueueStore>()
   readonly #flushes: (() => void)[] = []
   #backlogBytes = 0
+  #closing = false
   readonly #context: QueueContext
 
   constructor(
@@ -91,6 +97,7 @@ export class Store {
     this.#work = work
     this.#subscriber = subscriber
     this.#state = state
+    this.definitions = new Definitions(work, subscriber)
     this.slot = new Slot(work, subscriber, options.report, {
       wake: (base) => this.#queues.get(base)?.wake(),
       lost: () => options.report(new Error('this process was away for longer than its heartbeat')),
@@ -210,8 +217,14 @@ export class Store {
     return this.#refusal(durability) !== 'not-durable'
   }
 
+  /** Waits for appends under way, bounded, then ends the heartbeat and the connections. */
   async close(): Promise<void> {
     clearInterval(this.#stateTimer)
+    this.#closing = true
+    const deadline = Date.now() + CLOSE_MS_MAX
+    while (this.#backlogBytes > 0 && Date.now() < deadline) {
+      await new Promise((resolve) => setTimeout(resolve, 5))
+    }
     await this.slot.close().catch(this.#options.report)
     for (const redis of [this.#subscriber, this.#writes, this.#work, this.#replicated]) {
       redis?.disconnect()
@@ -238,7 +251,7 @@ export class Store {
   #refusal(
     durability: Durability,
   ): Extract<Appended, 'memory-high' | 'not-durable' | 'unavailable'> | undefined {
-    if (this.#backlogBytes > limits.APPEND_BACKLOG_BYTES_MAX) return 'unavailable'
+    if (this.#closing || this.#backlogBytes > limits.APPEND_BACKLOG_BYTES_MAX) return 'unavailable'
     const { maxMemory, usedMemory, aof, fsync, replicas, persistenceFailing } = this.#state
     const high = this.#options.memoryHigh ?? 0.85
     if (maxMemory > 0 && usedMemory > maxMemory * high) return 'memory-high'

@@ -1,5 +1,5 @@
 --[[
-  append: store up to 512 messages, in order, as one stream entry a priority level.
+  append: store up to 128 messages, in order, as one stream entry a priority level.
 
   Stored exactly once: a repeated call with the same writer and sequence answers what the first one
   answered and stores nothing. Limits and de-duplication hold for each message on its own; a refused

@@ -5,7 +5,7 @@
   ARGV[2] state    ready: in the order they would be delivered, level by level; delayed: by due time;
                    held: by deadline; dead: on their way to the dead letters
   ARGV[3] after    '' = from the start, else the last reply's cursor
-  ARGV[4] limit    about how many: a batch is never cut, so up to 511 more may come
+  ARGV[4] limit    about how many: a batch is never cut, so up to 127 more may come
 
   Returns {cursor, ref, acquired, failed, reason, holder, failure, at, value, ...}: cursor '' = the
           end; eight a message; at: due time, deadline or claim in ms, 0 = none

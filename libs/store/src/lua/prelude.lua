@@ -52,6 +52,13 @@ local function refOf(level, id, index)
   return string.format('%x%012x%08x%03x', 9 - level, tonumber(ms), tonumber(seq), index)
 end
 
+-- A command that takes any number of arguments, in calls that Lua's stack can hold.
+local function callMany(command, key, args)
+  for at = 1, #args, 1000 do
+    call(command, key, unpack(args, at, math.min(at + 999, #args)))
+  end
+end
+
 -- One hint to one slot that waits. Hints may be lost: an idle slot also looks by itself.
 local function wake()
   local slot = call('SPOP', WAITING)
@@ -121,14 +128,17 @@ local function expiryOf(bytes, at, time, queueExpires)
 end
 
 -- A tally: deliveries so far, failures so far, why it died, who held it, the last error.
-local function readTally(ref)
-  local text = call('HGET', TALLY, ref)
+local function parseTally(text)
   if not text then
     return 0, 0, '', '', ''
   end
   local acquired, failed, reason, holder, failure =
     string.match(text, '^(%d+) (%d+) (%S*) ([^\n]*)\n(.*)$')
   return tonumber(acquired), tonumber(failed), reason, holder, failure
+end
+
+local function readTally(ref)
+  return parseTally(call('HGET', TALLY, ref))
 end
 
 local function tallyText(acquired, failed, reason, holder, failure)

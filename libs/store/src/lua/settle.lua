@@ -64,37 +64,40 @@ if batches > 0 and call('EXISTS', PARTIAL) == 1 then
   end
 end
 
-local function holds(ref, fence)
-  local score = tonumber(call('ZSCORE', HELD, ref) or nil)
-  if not score then
-    return false
-  end
-  if fence == '' then
-    return score == -slotNumber
-  end
-  return score > 0 and readTally(ref) == tonumber(fence)
-end
-
-local refs = {}
+-- Single messages, in calls that Lua's stack can hold.
 while ARGV[at] do
-  local ref = ARGV[at]
-  if holds(ref, ARGV[at + 1]) then
-    call('ZREM', HELD, ref)
-    if ordered then
-      forget(ref, call('HGET', SIDE, ref))
-    else
-      refs[#refs + 1] = ref
-    end
-    settled = settled + 1
-    outcomes[#outcomes + 1] = 's'
-  else
-    outcomes[#outcomes + 1] = 'x'
+  local refs, fences, held = {}, {}, {}
+  while ARGV[at] and #refs < 1000 do
+    refs[#refs + 1], fences[#fences + 1] = ARGV[at], ARGV[at + 1]
+    at = at + 2
   end
-  at = at + 2
-end
-if #refs > 0 then
-  call('HDEL', SIDE, unpack(refs))
-  call('HDEL', TALLY, unpack(refs))
+  local scores = call('ZMSCORE', HELD, unpack(refs))
+  local tallies = slotNumber == 0 and call('HMGET', TALLY, unpack(refs))
+  local seen = {}
+  for i, ref in ipairs(refs) do
+    local score = tonumber(scores[i] or nil)
+    local holds = score and not seen[ref]
+    if holds and fences[i] == '' then
+      holds = score == -slotNumber
+    elseif holds then
+      holds = score > 0 and parseTally(tallies[i]) == tonumber(fences[i])
+    end
+    if holds then
+      seen[ref] = true
+      held[#held + 1] = ref
+    end
+    outcomes[#outcomes + 1] = holds and 's' or 'x'
+  end
+  if #held > 0 then
+    local values = ordered and call('HMGET', SIDE, unpack(held))
+    call('ZREM', HELD, unpack(held))
+    call('HDEL', SIDE, unpack(held))
+    call('HDEL', TALLY, unpack(held))
+    settled = settled + #held
+    for i, value in ipairs(values or {}) do
+      openKey(orderingKey(value, VALUE_HEADER + 1), held[i])
+    end
+  end
 end
 
 if settled > 0 then

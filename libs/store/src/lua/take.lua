@@ -31,22 +31,26 @@ local deadline = leaseMs > 0 and now + leaseMs or -slotNumber
 local holder = leaseMs > 0 and ARGV[6] or slot
 local left = credit
 local taken, singles = {}, {}
-local batches = 0
+local batches, fresh, bytes = 0, 0, 0 -- whole batches, their records and record bytes
 local heldArgs, tallyArgs = {}, {}
 
-local function hold(ref, value)
-  local acquired, failed, reason, _, failure = readTally(ref)
+-- Writes gathered over the whole call, one command each at the end.
+local sideArgs, readyArgs = {}, {}
+
+local function push(args, a, b)
+  local n = #args
+  args[n + 1], args[n + 2] = a, b
+end
+
+local function hold(ref, value, tally)
+  local acquired, failed, reason, _, failure = parseTally(tally)
   acquired = acquired + 1
-  heldArgs[#heldArgs + 1] = deadline
-  heldArgs[#heldArgs + 1] = ref
-  tallyArgs[#tallyArgs + 1] = ref
-  tallyArgs[#tallyArgs + 1] = tallyText(acquired, failed, reason, holder, failure)
+  push(heldArgs, deadline, ref)
+  push(tallyArgs, ref, tallyText(acquired, failed, reason, holder, failure))
   local n = #singles
   singles[n + 1], singles[n + 2], singles[n + 3], singles[n + 4] = ref, acquired, failed, value
   left = left - 1
-  count('ready', -1)
   count('bytes', VALUE_HEADER - #value)
-  count('unacked', 1)
   count(acquired > 1 and 'redelivered' or 'delivered', 1)
 end
 
@@ -77,11 +81,12 @@ local function takeReady(level)
     end
     call('ZREM', READY, unpack(refs))
     local values = call('HMGET', SIDE, unpack(refs))
+    local tallies = call('HMGET', TALLY, unpack(refs))
     for i, ref in ipairs(refs) do
       if isExpired(values[i]) then
         expire(ref, values[i])
       else
-        hold(ref, values[i])
+        hold(ref, values[i], tallies[i])
       end
     end
   end
@@ -93,25 +98,32 @@ local function settleIn(ref, value)
     expire(ref, value)
     return
   end
-  call('HSET', SIDE, ref, value)
-  if left > 0 and not ordered then
-    hold(ref, value)
-  else
+  if ordered then
+    call('HSET', SIDE, ref, value)
     makeReady(ref, value)
+    return
+  end
+  push(sideArgs, ref, value)
+  if left > 0 then
+    hold(ref, value, false)
+  else
+    push(readyArgs, 0, ref)
   end
 end
 
 -- Whole batches of a level for the slot; splits one that does not fit or holds expired records.
+-- Batches are about as large as the last one: one that will not fit what is left of the credit waits
+-- for the next take, since a split costs some ten times a whole batch.
 local function takeBatches(level)
   local log = logOf(level)
-  local size = 1
-  while left > 0 do
+  local size = left
+  local picked = call('EXISTS', PARTIAL) == 1
+  while left == credit or (left > 0 and left >= size) do
     local reply = call('XREADGROUP', 'GROUP', GROUP, slot, 'COUNT',
       math.max(1, math.min(64, math.floor(left / size))), 'STREAMS', log, '>')
     if not reply then
       return
     end
-    local picked = call('EXISTS', PARTIAL) == 1
     for _, entry in ipairs(reply[1][2]) do
       local id, blob = entry[1], entry[2][2]
       local records, _, soonest = batchHeader(blob)
@@ -122,10 +134,8 @@ local function takeBatches(level)
         taken[n + 1], taken[n + 2], taken[n + 3] = level, id, blob
         left = left - records
         size = records
-        count('ready', -records)
-        count('bytes', BATCH_HEADER + 4 * records - #blob)
-        count('unacked', records)
-        count('delivered', records)
+        fresh = fresh + records
+        bytes = bytes + #blob - BATCH_HEADER - 4 * records
       else
         eachRecord(blob, bitmap, function(index, value)
           settleIn(refOf(level, id, index), value)
@@ -133,6 +143,7 @@ local function takeBatches(level)
         if bitmap then
           call('HDEL', PARTIAL, partialOf(level, id))
         end
+        size = records
         call('XACK', log, GROUP, id)
         call('XDEL', log, id)
       end
@@ -171,16 +182,18 @@ for level = levels - 1, 0, -1 do
   end
 end
 
-if #heldArgs > 0 then
-  for at = 1, #heldArgs, 512 do
-    local last = math.min(at + 511, #heldArgs)
-    call('ZADD', HELD, unpack(heldArgs, at, last))
-    call('HSET', TALLY, unpack(tallyArgs, at, last))
-  end
-  if leaseMs > 0 then
-    announce(deadline)
-  end
+callMany('HSET', SIDE, sideArgs)
+callMany('ZADD', READY, readyArgs)
+callMany('ZADD', HELD, heldArgs)
+callMany('HSET', TALLY, tallyArgs)
+if leaseMs > 0 and #heldArgs > 0 then
+  announce(deadline)
 end
+local handed = fresh + #heldArgs / 2
+count('ready', -handed)
+count('unacked', handed)
+count('delivered', fresh)
+count('bytes', -bytes)
 if credit > 0 then
   call('HSET', META, 'used', now)
 end

@@ -1,0 +1,246 @@
+/**
+ * Publishing: match, append to every queue reached, confirm once all have answered.
+ *
+ * A publish that follows a declare anywhere sees what was declared: each event-loop turn that
+ * publishes also reads the topology's version. When it is newer than the table that routed a
+ * message, the table is refreshed, the message goes to the queues that the new table adds, and only
+ * then is it confirmed. A queue that turns out to be gone is routed around in the same way.
+ *
+ * Nothing is atomic across queues; a publish is confirmed when every queue has it, and one that is
+ * not confirmed may be in some. Publishing it again with its de-duplication id completes it.
+ *
+ * Hot path: a publish costs one object, whatever it reaches. Measured by test/bench/store.bench.ts.
+ */
+
+import { setTimeout as sleep } from 'node:timers/promises'
+import { decodeProperties, type Table } from '@sluice/amqp'
+import { type Appended, BrokerError, type Message, type Report } from '@sluice/core'
+import { encodeRecord, type QueueReply, type QueueStore } from '@sluice/store'
+import type { Topology } from './topology.ts'
+import type { QueueEntry } from './vhost-table.ts'
+
+/** 'unroutable': no queue was reached. 'gone' never comes out: the message was routed again. */
+export type Published = Exclude<Appended, 'gone'> | 'unroutable' | 'exchange-missing'
+
+export interface PublishReply {
+  /** Called exactly once for each publish, never during it; `queues` are those reached. */
+  published(token: number, outcome: Published, queues: readonly QueueEntry[]): void
+}
+
+/** The worse of two queues' answers counts; 'duplicate' only when nothing was added anywhere. */
+const SEVERITY: Record<Appended, number> = {
+  gone: 0,
+  duplicate: 1,
+  stored: 2,
+  full: 3,
+  'memory-high': 4,
+  'not-durable': 5,
+  unavailable: 6,
+}
+
+/** Times a publish is routed again while the topology keeps changing under it. */
+const REROUTES_MAX = 8
+/** How long a publish waits to learn the topology's version while Redis is away. */
+const VERSION_WAIT_MS = 10_000
+const VERSION_RETRY_MS = 100
+const NO_QUEUES: readonly QueueEntry[] = []
+const NO_HEADERS: Table = {}
+
+/** One publish under way; hears the queues' answers itself. */
+class Pending implements QueueReply {
+  readonly #publisher: Publisher
+  readonly vhost: string
+  readonly message: Message
+  readonly reply: PublishReply
+  readonly token: number
+  record: Buffer | undefined
+  /** Where it was appended, apart from queues that were gone. */
+  queues: readonly QueueEntry[] = NO_QUEUES
+  missing = false
+  /** Version of the table that routed it, and the newest one known to exist; -1 = not known. */
+  routedBy = -1
+  version = -1
+  /** Answers that are still to come: the version's and each queue's. */
+  left = 1
+  outcome: Appended = 'gone'
+  reroutes = 0
+
+  constructor(
+    publisher: Publisher,
+    vhost: string,
+    message: Message,
+    reply: PublishReply,
+    token: number,
+  ) {
+    this.#publisher = publisher
+    this.vhost = vhost
+    this.message = message
+    this.reply = reply
+    this.token = token
+  }
+
+  /** Decoded only when a headers exchange is reached. */
+  readonly headers = (): Table => {
+    try {
+      return decodeProperties(this.message.properties).headers ?? NO_HEADERS
+    } catch {
+      return NO_HEADERS // routed as a message without headers
+    }
+  }
+
+  appended(_token: number, outcome: Appended, queue: QueueStore): void {
+    if (outcome === 'gone') this.queues = this.queues.filter(({ store }) => store !== queue)
+    else if (SEVERITY[outcome] > SEVERITY[this.outcome]) this.outcome = outcome
+    if (outcome === 'gone') this.#publisher.forget(queue, this)
+    else this.answered()
+  }
+
+  answered(): void {
+    if (--this.left === 0) this.#publisher.finish(this)
+  }
+}
+
+export class Publisher {
+  readonly #topology: Topology
+  readonly #report: Report
+  /** The publishes of this event-loop turn, which share one reading of the version. */
+  #turn: Pending[] | undefined
+
+  constructor(topology: Topology, report: Report) {
+    this.#topology = topology
+    this.#report = report
+  }
+
+  /**
+   * Publishes a message. Names must have been checked; the default exchange is ''.
+   * @param reply hears the outcome later, once, with `token`.
+   */
+  publish(vhost: string, message: Message, reply: PublishReply, token: number): void {
+    const pending = new Pending(this, vhost, message, reply, token)
+    if (this.#turn === undefined) {
+      const turn: Pending[] = []
+      this.#turn = turn
+      setImmediate(() => {
+        this.#turn = undefined
+        this.#readVersion(turn).catch(this.#report)
+      })
+    }
+    this.#turn.push(pending)
+    this.#route(pending)
+  }
+
+  /** The same for a caller who waits for one message. */
+  publishOne(
+    vhost: string,
+    message: Message,
+  ): Promise<{ outcome: Published; queues: readonly QueueEntry[] }> {
+    return new Promise((resolve) => {
+      const reply: PublishReply = {
+        published: (_token, outcome, queues) => resolve({ outcome, queues }),
+      }
+      this.publish(vhost, message, reply, 0)
+    })
+  }
+
+  /** For Pending: everyone asked has answered. */
+  finish(pending: Pending): void {
+    const { version, routedBy, queues, reply, token } = pending
+    if (version > routedBy && pending.reroutes < REROUTES_MAX) {
+      pending.reroutes++
+      pending.left = 1
+      this.#topology.refresh().then(
+        () => {
+          this.#route(pending)
+          pending.answered()
+        },
+        () => {
+          pending.outcome = 'unavailable'
+          pending.version = -1
+          pending.answered()
+        },
+      )
+      return
+    }
+    if (version < 0) reply.published(token, 'unavailable', queues)
+    else if (pending.missing) reply.published(token, 'exchange-missing', NO_QUEUES)
+    else if (queues.length === 0) reply.published(token, 'unroutable', NO_QUEUES)
+    else reply.published(token, pending.outcome as Published, queues)
+  }
+
+  /**
+   * For Pending: a queue was deleted. Its store is the authority on that, so a deletion that was
+   * left half done is finished here; then the message is routed again.
+   */
+  forget({ vhost, name, epoch }: QueueStore, pending: Pending): void {
+    this.#topology.finishDelete(vhost, name, epoch).then(
+      () => {
+        pending.version = Math.max(pending.version, this.#topology.table.version)
+        pending.answered()
+      },
+      (error) => {
+        this.#report(error)
+        pending.outcome = 'unavailable'
+        pending.answered()
+      },
+    )
+  }
+
+  /** Appends to the queues that the current table reaches and that do not have the message yet. */
+  #route(pending: Pending): void {
+    const { vhost, message, queues: known } = pending
+    const { table } = this.#topology
+    pending.routedBy = table.version
+    let queues = NO_QUEUES
+    try {
+      queues = table.route(vhost, message.exchange, message.routingKey, pending.headers).queues
+      pending.missing = false
+    } catch (error) {
+      if (!(error instanceof BrokerError)) throw error
+      pending.missing = true // as far as this table knows; the version will tell
+    }
+    pending.queues = known.length === 0 ? queues : union(known, queues)
+    for (const queue of queues) {
+      if (has(known, queue)) continue
+      pending.left++
+      pending.record ??= encodeRecord(message)
+      queue.store.append(
+        pending.record,
+        message.priority,
+        message.ttlMs,
+        message.delayMs,
+        message.dedupId,
+        message.durability,
+        pending,
+        0,
+      )
+    }
+  }
+
+  async #readVersion(turn: readonly Pending[]): Promise<void> {
+    const deadline = performance.now() + VERSION_WAIT_MS
+    let version = -1
+    while (version < 0) {
+      try {
+        version = await this.#topology.readVersion()
+      } catch (error) {
+        if (performance.now() > deadline) {
+          this.#report(error)
+          break
+        }
+        await sleep(VERSION_RETRY_MS)
+      }
+    }
+    for (const pending of turn) {
+      pending.version = Math.max(pending.version, version)
+      pending.answered()
+    }
+  }
+}
+
+function has(known: readonly QueueEntry[], { store }: QueueEntry): boolean {
+  return known.some((queue) => queue.store === store)
+}
+
+function union(known: readonly QueueEntry[], queues: readonly QueueEntry[]): readonly QueueEntry[] {
+  return [...known, ...queues.filter((queue) => !has(known, queue))]
+}
