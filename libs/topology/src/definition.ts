@@ -59,13 +59,6 @@ export interface VhostDefinition {
   readonly name: string
 }
 
-export type Entity =
-  | { readonly kind: 'vhost'; readonly vhost: string; readonly definition: VhostDefinition }
-  | { readonly kind: 'exchange'; readonly vhost: string; readonly definition: ExchangeDefinition }
-  | { readonly kind: 'queue'; readonly vhost: string; readonly definition: QueueDefinition }
-  | { readonly kind: 'policy'; readonly vhost: string; readonly definition: PolicyDefinition }
-  | { readonly kind: 'binding'; readonly vhost: string; readonly definition: BindingDefinition }
-
 /** One field of the hash set (value) or removed (null). */
 export type Change = readonly [field: string, value: string | null]
 
@@ -93,17 +86,48 @@ export function canonical(value: Json): string {
   return `{${fields.map(([name, field]) => `${JSON.stringify(name)}:${canonical(field)}`).join(',')}}`
 }
 
-/** The entity in a field, or undefined for a kind that a newer version of the broker wrote. */
-export function parseEntity(field: string, value: string): Entity | undefined {
-  const place = parsePlace(field)
-  return place && ({ ...place, definition: JSON.parse(value) } as Entity)
-}
+/** A changed entity; its definition is undefined when it was removed. */
+export type EntityChange = { readonly vhost: string } & (
+  | { readonly kind: 'vhost'; readonly definition: VhostDefinition | undefined }
+  | {
+      readonly kind: 'exchange'
+      readonly name: string
+      readonly definition: ExchangeDefinition | undefined
+    }
+  | {
+      readonly kind: 'queue'
+      readonly name: string
+      readonly definition: QueueDefinition | undefined
+    }
+  | {
+      readonly kind: 'policy'
+      readonly name: string
+      readonly definition: PolicyDefinition | undefined
+    }
+  | {
+      readonly kind: 'binding'
+      readonly ends: Pick<BindingDefinition, 'source' | 'destination' | 'destinationType'>
+      readonly definition: BindingDefinition | undefined
+    }
+)
 
-/** What kind of entity a field holds and in which vhost; undefined for a kind not known here. */
-export function parsePlace(field: string): Pick<Entity, 'kind' | 'vhost'> | undefined {
-  const [kind = '', vhost = ''] = field.split('/', 2)
-  if (!KINDS.has(kind)) return undefined
-  return { kind: kind as Entity['kind'], vhost: decodeURIComponent(vhost) }
+/** Reads a changed field; undefined for a kind that only a newer version of the broker knows. */
+export function parseChange(field: string, value: string | null): EntityChange | undefined {
+  const [kind, vhost = '', ...rest] = field.split('/').map(decodeURIComponent)
+  const definition = value === null ? undefined : JSON.parse(value)
+  const [name = '', destinationType, destination = ''] = rest
+  switch (kind) {
+    case 'vhost':
+      return { kind, vhost, definition }
+    case 'exchange':
+    case 'queue':
+    case 'policy':
+      return { kind, vhost, name, definition }
+    case 'binding': {
+      const type = destinationType === 'exchange' ? 'exchange' : 'queue'
+      return { kind, vhost, ends: { source: name, destinationType: type, destination }, definition }
+    }
+    default:
+      return undefined
+  }
 }
-
-const KINDS = new Set(['vhost', 'exchange', 'queue', 'policy', 'binding'])
