@@ -22,6 +22,7 @@ export const ERROR_CODES = [
   'in_use',
   'not_empty',
   'unroutable',
+  'batch_incomplete',
   'message_too_large',
   'unsupported_media_type',
   'uri_too_long',

@@ -68,3 +68,14 @@ export const HTTP_STREAM_IDLE_MS_MAX = 300_000
 
 /** Idle keep-alive sockets: longer than the 60 s of the usual proxies, so that they close first. */
 export const HTTP_KEEP_ALIVE_MS = 65_000
+
+/** A batch as one JSON array is parsed whole; larger ones stream as NDJSON. */
+export const HTTP_BATCH_BYTES_MAX = 16 * 1024 * 1024
+
+/** Messages of one streamed batch that may wait for their confirms: what a round trip can carry. */
+export const HTTP_BATCH_OUTSTANDING_MAX = 4_096
+export const HTTP_BATCH_OUTSTANDING_BYTES_MAX = 8 * 1024 * 1024
+
+/** Failures listed in the answer to a batch, and after how many the batch is given up on. */
+export const HTTP_BATCH_FAILURES_LISTED_MAX = 100
+export const HTTP_BATCH_FAILURES_MAX = 1_000

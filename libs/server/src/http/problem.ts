@@ -25,6 +25,7 @@ export const STATUS = {
   in_use: 409,
   not_empty: 409,
   unroutable: 422,
+  batch_incomplete: 422,
   message_too_large: 413,
   unsupported_media_type: 415,
   uri_too_long: 414,
