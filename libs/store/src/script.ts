@@ -45,7 +45,13 @@ export function script<R>(
       defined.add(redis)
     }
     const call = Reflect.get(redis, method) as (...values: ScriptValue[]) => Promise<unknown[]>
-    return decode(await call.apply(redis, [base, ...values]))
+    try {
+      return decode(await call.apply(redis, [base, ...values]))
+    } catch (error) {
+      // ioredis attaches the command: here a whole script, and messages that no log should hold.
+      if (error instanceof Error && 'command' in error) error.command = name
+      throw error
+    }
   }
 
   return Object.assign(run, { spec: { name, args } })

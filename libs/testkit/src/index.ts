@@ -4,6 +4,7 @@ export {
   type PrivateRedis,
   type PrivateRedisOptions,
   privateRedis,
+  type Scope,
   type SharedRedis,
   withRedis,
 } from './redis.ts'

@@ -12,6 +12,9 @@ import { Redis } from 'ioredis'
 import { freePort } from './free-port.ts'
 import { endServer, findRedisServer, serverFolder, startServer } from './redis-server.ts'
 
+/** What a test gives, or a bench: somewhere to register the end of what was opened. */
+export type Scope = Pick<TestContext, 'after' | 'skip'>
+
 export interface SharedRedis {
   readonly url: string
   /** A connection of this test, closed at its end. */
@@ -23,7 +26,7 @@ export interface SharedRedis {
 let shared: Promise<string | undefined> | undefined
 
 /** The shared Redis. Where there is none and none can be started, the test is skipped. */
-export async function withRedis(t: TestContext): Promise<SharedRedis> {
+export async function withRedis(t: Scope): Promise<SharedRedis> {
   shared ??= process.env['REDIS_URL'] ? Promise.resolve(process.env['REDIS_URL']) : startShared()
   const url = (await shared) ?? skip(t)
   return { url, redis: connect(t, url), vhost: `test-${randomUUID()}` }
@@ -64,7 +67,7 @@ export interface PrivateRedis {
  * `t.after`. Skips the test where no redis-server can be found.
  */
 export async function privateRedis(
-  t: TestContext,
+  t: Scope,
   options: PrivateRedisOptions = {},
 ): Promise<PrivateRedis> {
   const binary = findRedisServer() ?? skip(t)
@@ -118,7 +121,7 @@ async function startContainer(): Promise<string | undefined> {
   }
 }
 
-function connect(t: TestContext, url: string): Redis {
+function connect(t: Scope, url: string): Redis {
   const redis = new Redis(url, { maxRetriesPerRequest: null, retryStrategy: () => 50 })
   redis.on('error', () => {}) // refused while a private server is down; commands wait for it
   last(t, () => redis.disconnect())
@@ -129,11 +132,11 @@ function connect(t: TestContext, url: string): Redis {
  * Runs `end` after every `t.after` that the test registers: those run in the order of their
  * registration, so one that registers itself again comes after all of them.
  */
-function last(t: TestContext, end: () => void | Promise<void>): void {
+function last(t: Scope, end: () => void | Promise<void>): void {
   t.after(() => t.after(end))
 }
 
-function skip(t: TestContext): never {
+function skip(t: Scope): never {
   const why = 'no Redis: set REDIS_URL, or put redis-server or valkey-server on PATH'
   t.skip(why)
   throw new Error(why) // leaves the test, which counts as skipped
