@@ -28,6 +28,9 @@ export const APPEND_BACKLOG_BYTES_MAX = 256 * 1024 * 1024
 /** Most messages one script call moves: bounds how long it keeps Redis from others (~1 ms). */
 export const PASS_MESSAGES_MAX = 256
 
+/** Bytes of messages in one reply of a script, after the first one: a process holds a few of them. */
+export const REPLY_BYTES_MAX = 8 * 1024 * 1024
+
 /** Levels of a priority queue; each is a log of its own. */
 export const PRIORITY_LEVELS_MAX = 10
 

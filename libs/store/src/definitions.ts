@@ -149,9 +149,7 @@ export class Definitions {
     await this.#ask(this.#subscriber.subscribe(channel))
     return async () => {
       this.#subscriber.off('message', listener)
-      if (this.#subscriber.status === 'ready') {
-        await this.#ask(this.#subscriber.unsubscribe(channel))
-      }
+      await this.#subscriber.unsubscribe(channel).catch(() => {}) // it closes with its connection
     }
   }
 

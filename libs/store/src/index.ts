@@ -1,4 +1,5 @@
 export type { AppendReply } from './appender.ts'
+export { queueHolders, type StoredQueue, storedQueues } from './audit.ts'
 export {
   type Changes,
   COMMIT_CHANGES_MAX,
@@ -8,14 +9,16 @@ export {
   type Mark,
   NO_DEFINITIONS,
 } from './definitions.ts'
+export { messageIdentity } from './identity.ts'
 export { TOPOLOGY_BASE } from './keys.ts'
 export type { LeaseSettlement, SettleOutcome } from './leases.ts'
+export type { QueueStats } from './queue-stats.ts'
 export {
   type HeldReturn,
   type LeasedMessage,
   type LeaseOptions,
+  type MessageState,
   type QueueReply,
-  type QueueStats,
   QueueStore,
 } from './queue-store.ts'
 export { encodeRecord, type MessageRecord } from './record.ts'

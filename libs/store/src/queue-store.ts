@@ -11,6 +11,7 @@ import type { Redis } from 'ioredis'
 import { Appender, type AppendReply, type AppendTarget } from './appender.ts'
 import { queueBase } from './keys.ts'
 import { type LeaseSettlement, Leases, type SettleOutcome } from './leases.ts'
+import { type QueueStats, readStats } from './queue-stats.ts'
 import type { MessageRecord } from './record.ts'
 import { unavailable } from './redis.ts'
 import * as scripts from './scripts.ts'
@@ -58,37 +59,10 @@ export interface LeaseOptions {
   readonly signal?: AbortSignal
 }
 
-export interface QueueStats {
-  readonly ready: number
-  readonly unacked: number
-  readonly delayed: number
-  /** On their way to the dead letters. */
-  readonly dead: number
-  /** Bytes of ready messages. */
-  readonly bytes: number
-  readonly published: number
-  readonly delivered: number
-  readonly redelivered: number
-  readonly acked: number
-  readonly expired: number
-  readonly dropped: number
-  readonly deadLettered: number
-}
+/** Where a message is; 'ready' ones also when they wait behind another of their ordering key. */
+export type MessageState = 'ready' | 'delayed' | 'held' | 'dead'
 
-const STATS = [
-  'ready',
-  'unacked',
-  'delayed',
-  'dead',
-  'bytes',
-  'published',
-  'delivered',
-  'redelivered',
-  'acked',
-  'expired',
-  'dropped',
-  'deadLettered',
-] as const
+const REPLY_BYTES = limits.REPLY_BYTES_MAX
 
 /** How long a deletion is remembered: longer than any process goes on with an old table. */
 const TOMBSTONE_MS = 3_600_000
@@ -314,7 +288,7 @@ export class QueueStore implements AppendTarget {
       scripts.reclaim(this.#context.work, this.base, [
         this.scriptOptions,
         slot,
-        limits.PASS_MESSAGES_MAX / 8,
+        limits.PASS_MESSAGES_MAX,
         dead ? 1 : 0,
         ...keep,
       ]),
@@ -328,13 +302,14 @@ export class QueueStore implements AppendTarget {
         this.scriptOptions,
         this.epoch,
         limits.PASS_MESSAGES_MAX,
+        this.scriptLimits,
       ]),
     )
   }
 
   /** Dead letters to move, nobody else's for `claimMs`. */
   claimDead(limit: number, claimMs: number): Promise<scripts.Tally[]> {
-    return this.#run(scripts.claim(this.#context.work, this.base, [limit, claimMs]))
+    return this.#run(scripts.claim(this.#context.work, this.base, [limit, claimMs, REPLY_BYTES]))
   }
 
   /** Forgets dead letters that were moved, or dropped for good. */
@@ -352,12 +327,22 @@ export class QueueStore implements AppendTarget {
 
   /** Reads messages and changes nothing. `after` is the last reply's cursor, '' = the start. */
   peek(
-    state: 'ready' | 'delayed' | 'held' | 'dead',
+    state: MessageState,
     after: string,
     limit: number,
   ): Promise<{ cursor: string; messages: scripts.Peeked[] }> {
     const { work } = this.#context
-    return this.#run(scripts.peek(work, this.base, [this.scriptOptions, state, after, limit]))
+    const args = [this.scriptOptions, state, after, limit, REPLY_BYTES]
+    return this.#run(scripts.peek(work, this.base, args))
+  }
+
+  /** Reads one message, wherever it is; undefined when it is gone. */
+  async find(id: string): Promise<{ state: MessageState; message: scripts.Peeked } | undefined> {
+    if (!/^[0-9a-f]{24}$/.test(id)) return undefined
+    const args = [this.scriptOptions, 'one', id, 1, REPLY_BYTES]
+    const found = await this.#run(scripts.peek(this.#context.work, this.base, args))
+    const [message] = found.messages
+    return message && { state: found.cursor as MessageState, message }
   }
 
   /** Removes the messages that are ready; returns how many. */
@@ -379,10 +364,8 @@ export class QueueStore implements AppendTarget {
   }
 
   /** The counters that the scripts keep. */
-  async stats(): Promise<QueueStats> {
-    const values = await this.#run(this.#context.work.hmget(`${this.base}meta`, ...STATS))
-    const entries = STATS.map((name, index) => [name, Number(values[index] ?? 0)])
-    return Object.fromEntries(entries) as QueueStats
+  stats(): Promise<QueueStats> {
+    return this.#run(readStats(this.#context.work, this.base))
   }
 
   #appender(replicas: number): Appender<QueueStore> {
@@ -433,7 +416,16 @@ export class QueueStore implements AppendTarget {
     joins: number,
   ): Promise<scripts.Taken> {
     const { work, slot } = this.#context
-    const args = [this.scriptOptions, this.epoch, slot.name, credit, leaseMs, holder, joins]
+    const args = [
+      this.scriptOptions,
+      this.epoch,
+      slot.name,
+      credit,
+      leaseMs,
+      holder,
+      joins,
+      REPLY_BYTES,
+    ]
     let taken = await this.#run(scripts.take(work, this.base, args))
     if (taken.kind === 'missing' && (await this.create())) {
       taken = await this.#run(scripts.take(work, this.base, args))

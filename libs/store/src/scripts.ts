@@ -85,7 +85,7 @@ export interface Taken {
 
 export const take = script(
   'take',
-  ['options', 'epoch', 'slot', 'credit', 'leaseMs', 'holder', 'wait'],
+  ['options', 'epoch', 'slot', 'credit', 'leaseMs', 'holder', 'wait', 'bytesMax'],
   (reply): Taken | Absent => {
     const outcome = word(reply[0])
     if (outcome !== 'ok') return absent(outcome, 'take')
@@ -135,12 +135,16 @@ export interface Swept {
   readonly unusedMs: number
 }
 
-export const sweep = script('sweep', ['options', 'epoch', 'limit'], (reply): Swept | Absent => {
-  const outcome = word(reply[0])
-  if (outcome !== 'ok') return absent(outcome, 'sweep')
-  const [, nextMs, dead, unusedMs] = reply.map(Number)
-  return { kind: 'ok', nextMs: nextMs!, dead: dead!, unusedMs: unusedMs! }
-})
+export const sweep = script(
+  'sweep',
+  ['options', 'epoch', 'limit', 'limits'],
+  (reply): Swept | Absent => {
+    const outcome = word(reply[0])
+    if (outcome !== 'ok') return absent(outcome, 'sweep')
+    const [, nextMs, dead, unusedMs] = reply.map(Number)
+    return { kind: 'ok', nextMs: nextMs!, dead: dead!, unusedMs: unusedMs! }
+  },
+)
 
 /** What is known of a message's deliveries so far. */
 export interface Tally {
@@ -168,7 +172,7 @@ function tally(reply: unknown[], at: number, value: unknown): Tally {
   }
 }
 
-export const claim = script('claim', ['limit', 'claimMs'], (reply): Tally[] => {
+export const claim = script('claim', ['limit', 'claimMs', 'bytesMax'], (reply): Tally[] => {
   const letters: Tally[] = []
   for (let at = 0; at < reply.length; at += 7) letters.push(tally(reply, at, reply[at + 6]))
   return letters
@@ -196,7 +200,7 @@ export interface Peeked extends Tally {
 
 export const peek = script(
   'peek',
-  ['options', 'state', 'after', 'limit'],
+  ['options', 'state', 'after', 'limit', 'bytesMax'],
   (reply): { cursor: string; messages: Peeked[] } => {
     const messages: Peeked[] = []
     for (let at = 1; at < reply.length; at += 8) {

@@ -166,6 +166,16 @@ export class Store {
     }))
   }
 
+  /** Redis's clock, ms: the only one that decides anything. */
+  async nowMs(): Promise<number> {
+    try {
+      const [seconds, micros] = await this.#work.time()
+      return Number(seconds) * 1_000 + Math.floor(Number(micros) / 1_000)
+    } catch (error) {
+      throw unavailable(error)
+    }
+  }
+
   /** What the server was like at most a second ago. */
   get state(): ServerState {
     return this.#state

@@ -159,54 +159,8 @@ if overflow == 'reject-publish-dlx' and #refused > 0 then
   end
 end
 
-if not rejects then
-  -- drop-head: the oldest ready messages make room, those just stored included.
-  local function drop(ref, value)
-    count('ready', -1)
-    count('bytes', VALUE_HEADER - #value)
-    ready, bytes = ready - 1, bytes - (#value - VALUE_HEADER)
-    doom(ref, value, 'maxlen', '', '')
-  end
-  local function over()
-    return (maxLength >= 0 and ready > maxLength) or (maxBytes >= 0 and bytes > maxBytes)
-  end
-  local function dropSide()
-    local ref = call('ZRANGE', READY, 0, 0)[1]
-    if ref then
-      call('ZREM', READY, ref)
-    else
-      -- Only messages behind a held head of their ordering key are left.
-      local parked = call('ZRANGE', PARKED, 0, 0)[1]
-      if not parked then
-        return false
-      end
-      call('ZREM', PARKED, parked)
-      ref = string.sub(parked, -24)
-    end
-    drop(ref, call('HGET', SIDE, ref))
-    return true
-  end
-  while over() do
-    local dropped = call('EXISTS', READY) == 1 and dropSide()
-    if not dropped then
-      for level = 0, levels - 1 do
-        dropped = splitNext(level, function(ref, value)
-          if over() then
-            drop(ref, value)
-          else
-            call('HSET', SIDE, ref, value)
-            makeReady(ref, value)
-          end
-        end)
-        if dropped then
-          break
-        end
-      end
-    end
-    if not dropped and not dropSide() then
-      break
-    end
-  end
+if not rejects and dropHead(ready, bytes, maxLength, maxBytes, total + 1024) then
+  announce(0) -- the limit was lowered far below what is here: sweep goes on
 end
 
 commit()

@@ -3,17 +3,20 @@
 
   ARGV[1] options  see prelude
   ARGV[2] state    ready: in the order they would be delivered, level by level; delayed: by due time;
-                   held: by deadline; dead: on their way to the dead letters
-  ARGV[3] after    '' = from the start, else the last reply's cursor
+                   held: by deadline; dead: on their way to the dead letters; one: a single one,
+                   wherever it is
+  ARGV[3] after    '' = from the start, else the last reply's cursor; with 'one' the message's ref
   ARGV[4] limit    about how many: a batch is never cut, so up to 127 more may come
+  ARGV[5] bytesMax the reply's bytes after which no further message is added
 
   Returns {cursor, ref, acquired, failed, reason, holder, failure, at, value, ...}: cursor '' = the
-          end; eight a message; at: due time, deadline or claim in ms, 0 = none
+          end, with 'one' the message's state; eight a message; at: due time, deadline or claim in
+          ms, 0 = none
 ]]
 options(ARGV[1])
 local state, after, limit = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local reply = {''}
-local found = 0
+local found, budget = 0, tonumber(ARGV[5])
 
 local function add(ref, value, at)
   local acquired, failed, reason, holder, failure = readTally(ref)
@@ -21,6 +24,38 @@ local function add(ref, value, at)
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = ref, acquired, failed, reason
   reply[n + 5], reply[n + 6], reply[n + 7], reply[n + 8] = holder, failure, at, value
   found = found + 1
+  budget = budget - #value
+end
+
+local function full()
+  return found >= limit or budget <= 0
+end
+
+if state == 'one' then
+  local value = call('HGET', SIDE, after)
+  for name, key in pairs(value and {delayed = DUE, held = HELD, dead = DEAD} or {}) do
+    local at = tonumber(call('ZSCORE', key, after) or nil)
+    if at then
+      reply[1] = name
+      add(after, value, math.max(0, at))
+    end
+  end
+  if value and found == 0 then
+    reply[1] = 'ready'
+    add(after, value, 0)
+  elseif not value then
+    local level, id, index = placeOf(after)
+    local entry = call('XRANGE', logOf(level), id, id)[1]
+    if entry then
+      eachRecord(entry[2][2], call('HGET', PARTIAL, partialOf(level, id)), function(i, record)
+        if i == index then
+          reply[1] = #call('XPENDING', logOf(level), GROUP, id, id, 1) > 0 and 'held' or 'ready'
+          add(after, record, 0)
+        end
+      end)
+    end
+  end
+  return reply
 end
 
 if state ~= 'ready' then
@@ -29,8 +64,11 @@ if state ~= 'ready' then
   local refs = call('ZRANGE', key, from, from + limit - 1, 'WITHSCORES')
   for i = 1, #refs, 2 do
     add(refs[i], call('HGET', SIDE, refs[i]), math.max(0, tonumber(refs[i + 1])))
+    if full() then
+      break
+    end
   end
-  reply[1] = found == limit and tostring(from + limit) or ''
+  reply[1] = full() and tostring(from + found) or ''
   return reply
 end
 
@@ -55,10 +93,10 @@ while level >= 0 and level < levels and call('EXISTS', logOf(level)) == 1 do
     local refs = call('ZRANGEBYLEX', READY, from, '(' .. digit .. '~', 'LIMIT', 0, limit - found)
     for _, ref in ipairs(refs) do
       add(ref, call('HGET', SIDE, ref), 0)
-    end
-    if found >= limit then
-      reply[1] = level .. ' side ' .. refs[#refs]
-      return reply
+      if full() then
+        reply[1] = level .. ' side ' .. ref
+        return reply
+      end
     end
     part, position = 'log', ''
   end
@@ -72,7 +110,7 @@ while level >= 0 and level < levels and call('EXISTS', logOf(level)) == 1 do
     eachRecord(entry[2][2], call('HGET', PARTIAL, partialOf(level, from)), function(index, value)
       add(refOf(level, from, index), value, 0)
     end)
-    if found >= limit then
+    if full() then
       reply[1] = level .. ' log ' .. from
       return reply
     end

@@ -35,10 +35,7 @@ local function fromSide()
 end
 
 local function fromLog()
-  local level = 9 - tonumber(string.sub(ref, 1, 1), 16)
-  local id = string.format('%d-%d', tonumber(string.sub(ref, 2, 13), 16),
-    tonumber(string.sub(ref, 14, 21), 16))
-  local index = tonumber(string.sub(ref, 22, 24), 16)
+  local level, id, index = placeOf(ref)
   local log, field = logOf(level), partialOf(level, id)
   local entry = call('XRANGE', log, id, id)[1]
   if not entry or #call('XPENDING', log, GROUP, id, id, 1) > 0 then

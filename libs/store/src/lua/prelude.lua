@@ -52,6 +52,13 @@ local function refOf(level, id, index)
   return string.format('%x%012x%08x%03x', 9 - level, tonumber(ms), tonumber(seq), index)
 end
 
+-- Where a ref says that its message was stored: level, entry id, index in the batch.
+local function placeOf(ref)
+  local id = string.format('%d-%d', tonumber(string.sub(ref, 2, 13), 16),
+    tonumber(string.sub(ref, 14, 21), 16))
+  return 9 - tonumber(string.sub(ref, 1, 1), 16), id, tonumber(string.sub(ref, 22, 24), 16)
+end
+
 -- A command that takes any number of arguments, in calls that Lua's stack can hold.
 local function callMany(command, key, args)
   for at = 1, #args, 1000 do
@@ -263,6 +270,58 @@ local function splitNext(level, visit)
   end
   call('XDEL', logOf(level), id)
   return true
+end
+
+-- Drops the oldest ready messages while there are more than the limits allow (-1 = none), about
+-- `most` of them. Counts are of before the call. True when it stopped short of the limits.
+local function dropHead(ready, bytes, maxLength, maxBytes, most)
+  local dropped = 0
+  local function over()
+    return (maxLength >= 0 and ready > maxLength) or (maxBytes >= 0 and bytes > maxBytes)
+  end
+  local function drop(ref, value)
+    local size = #value - VALUE_HEADER
+    ready, bytes, dropped = ready - 1, bytes - size, dropped + 1
+    count('ready', -1)
+    count('bytes', -size)
+    doom(ref, value, 'maxlen', '', '')
+  end
+  local function split(level)
+    return splitNext(level, function(ref, value)
+      if over() then
+        drop(ref, value)
+      else
+        call('HSET', SIDE, ref, value)
+        makeReady(ref, value)
+      end
+    end)
+  end
+  while over() do
+    if dropped >= most then
+      return true
+    end
+    local ref = call('ZRANGE', READY, 0, 0)[1]
+    if ref then
+      call('ZREM', READY, ref)
+      drop(ref, call('HGET', SIDE, ref))
+    else
+      local found = false
+      for level = 0, levels - 1 do
+        found = found or split(level)
+      end
+      if not found then
+        -- Only messages behind a held head of their ordering key are left.
+        local parked = call('ZRANGE', PARKED, 0, 0)[1]
+        if not parked then
+          return false
+        end
+        call('ZREM', PARKED, parked)
+        ref = string.sub(parked, -24)
+        drop(ref, call('HGET', SIDE, ref))
+      end
+    end
+  end
+  return false
 end
 
 -- Puts due messages and lapsed leases back, at most `limit` of each. A lapse is a failed delivery.

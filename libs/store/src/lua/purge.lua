@@ -3,7 +3,7 @@
   dead ones stay. One bounded pass; the caller repeats it until 'done'.
 
   ARGV[1] options  see prelude
-  ARGV[2] limit    most messages or batches of each kind
+  ARGV[2] limit    about how many messages
   ARGV[3] until    '' in the first pass, then the last reply's: messages published meanwhile stay
 
   Returns {'more', until, purged} or {'done', until, purged}
@@ -66,8 +66,11 @@ for level = 0, levels - 1 do
         at = at + 1
       end
     end
-    local entries = call('XRANGE', log, '(' .. delivered, bound, 'COUNT', limit)
-    for _, entry in ipairs(entries) do
+    while not more do
+      local entry = call('XRANGE', log, '(' .. delivered, bound, 'COUNT', 1)[1]
+      if not entry then
+        break
+      end
       local field = partialOf(level, entry[1])
       eachRecord(entry[2][2], call('HGET', PARTIAL, field), function(_, value)
         count('ready', -1)
@@ -76,8 +79,8 @@ for level = 0, levels - 1 do
       end)
       call('HDEL', PARTIAL, field)
       call('XDEL', log, entry[1])
+      more = purged >= limit
     end
-    more = more or #entries == limit
   end
 end
 commit()

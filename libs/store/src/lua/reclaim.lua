@@ -1,5 +1,5 @@
 --[[
-  reclaim: take back what a slot holds, at most `limit` batches and `limit` messages a call.
+  reclaim: take back what a slot holds, about `limit` messages a call.
 
   For a dead slot everything; for a live one that lost a reply (it cannot know what the lost take
   gave it) everything but `keep`. Each message becomes ready at its old position, its delivery
@@ -23,6 +23,7 @@ for at = 5, #ARGV do
 end
 local moved, more = 0, false
 local failures = dead and 1 or 0
+local PAGE = 64
 
 local function giveBack(ref, value)
   local acquired, failed, _, holder, failure = readTally(ref)
@@ -43,10 +44,11 @@ for level = 0, levels - 1 do
   local log = logOf(level)
   local start = '-'
   while call('EXISTS', log) == 1 do
-    local pending = call('XPENDING', log, GROUP, start, '+', limit, slot)
+    local pending = more and {} or call('XPENDING', log, GROUP, start, '+', PAGE, slot)
     for _, item in ipairs(pending) do
       local id = item[1]
-      if not keep[level .. ':' .. id] then
+      more = moved >= limit
+      if not more and not keep[level .. ':' .. id] then
         local field = partialOf(level, id)
         local entry = call('XRANGE', log, id, id)[1]
         if entry then
@@ -62,14 +64,10 @@ for level = 0, levels - 1 do
         call('XDEL', log, id)
       end
     end
-    if #pending < limit then
+    if more or #pending < PAGE then
       break
     end
-    if moved > 0 then
-      more = true
-      break
-    end
-    start = '(' .. pending[#pending][1] -- a whole page was kept: look behind it
+    start = '(' .. pending[#pending][1]
   end
 end
 

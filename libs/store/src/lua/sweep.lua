@@ -3,18 +3,20 @@
 
   Releases due messages, takes lapsed leases back, and moves expired messages at the head to the
   dead letters (as RabbitMQ does, a message behind one that lives longer waits to reach the head).
+  A queue that is longer than its limit, since that was lowered, loses its oldest messages.
   Any number of reapers may run it at once.
 
   ARGV[1] options  see prelude
   ARGV[2] epoch    the queue's
   ARGV[3] limit    most messages of each kind
+  ARGV[4] limits   'maxLength maxBytes overflow', -1 = none, or ''
 
   Returns {'ok', nextMs, dead, unusedMs}: ms until there is something to do, -1 = nothing in sight;
           dead letters waiting; ms since a consumer last asked
        or {'gone'} or {'missing'}
 ]]
 options(ARGV[1])
-local meta = call('HMGET', META, 'epoch', 'gone', 'used')
+local meta = call('HMGET', META, 'epoch', 'gone', 'used', 'ready', 'bytes')
 if meta[1] ~= ARGV[2] or meta[2] then
   return {meta[1] and tonumber(meta[1]) >= tonumber(ARGV[2]) and 'gone' or 'missing'}
 end
@@ -40,15 +42,17 @@ end
 local heads = call('ZRANGE', READY, 0, limit - 1)
 if #heads > 0 then
   local values = call('HMGET', SIDE, unpack(heads))
+  local living
   for i, ref in ipairs(heads) do
     local expires = expiresOf(values[i])
     if expires == 0 or expires > now then
-      note(expires)
+      living = expires
       break
     end
     call('ZREM', READY, ref)
     expire(ref, values[i])
   end
+  note(living or now) -- all of them expired: there may be more
 end
 
 -- The head of each log, batch by batch until one holds nothing that expired.
@@ -91,12 +95,25 @@ for level = 0, levels - 1 do
   end
 end
 
+if ARGV[4] ~= '' then
+  local maxLength, maxBytes, overflow = string.match(ARGV[4], '^(-?%d+) (-?%d+) (%S+)$')
+  if overflow == 'drop-head' then
+    local ready, bytes = meta[4] + (delta.ready or 0), meta[5] + (delta.bytes or 0)
+    if dropHead(ready, bytes, tonumber(maxLength), tonumber(maxBytes), limit) then
+      note(now)
+    end
+  end
+end
+
 note(tonumber(call('ZRANGE', DUE, 0, 0, 'WITHSCORES')[2]))
 note(tonumber(call('ZRANGEBYSCORE', HELD, 1, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]))
-note(tonumber(call('ZRANGE', DEAD, 0, 0, 'WITHSCORES')[2]) or nil)
+local claimed = tonumber(call('ZRANGE', DEAD, 0, 0, 'WITHSCORES')[2])
+note(claimed and math.max(claimed, 1)) -- 0 = never claimed
 commit()
 local dead = call('ZCARD', DEAD)
 if soonest then
   call('HSET', META, 'next', soonest)
+else
+  call('HDEL', META, 'next') -- what died in this pass announced itself
 end
 return {'ok', soonest and math.max(0, soonest - now) or -1, dead, now - tonumber(meta[3] or now)}

@@ -5,7 +5,8 @@
   slot gets a whole batch while it fits its credit, pending in its name, and single messages
   otherwise; a lease is always single. A batch that does not fit is split: what the credit leaves
   becomes ready for anyone. Due messages are released and lapsed leases taken back on the way.
-  Expired messages are met here and go to the dead letters.
+  Expired messages are met here and go to the dead letters. A reply holds about `bytesMax` at most,
+  but always one message when there is one.
 
   ARGV[1] options  see prelude
   ARGV[2] epoch    the queue's
@@ -14,13 +15,14 @@
   ARGV[5] leaseMs  0 = held by the slot until it settles or dies; else a lease that long
   ARGV[6] holder   kept with a leased message to tell who had it; no line feed
   ARGV[7] wait     1 = join the waiting slots when there is nothing; 2 = join them in any case; 0
+  ARGV[8] bytesMax the reply's bytes after which no further message is added
 
   Returns {'ok', wakeMs, batches, level, id, blob, ..., ref, acquired, failed, value, ...}: `batches`
           whole batches, then single messages. wakeMs: until the next due time, -1 = none
        or {'gone'} or {'missing'}, as append does
 ]]
 options(ARGV[1])
-local meta = call('HMGET', META, 'epoch', 'gone')
+local meta = call('HMGET', META, 'epoch', 'gone', 'bytes')
 if meta[1] ~= ARGV[2] or meta[2] then
   return {meta[1] and tonumber(meta[1]) >= tonumber(ARGV[2]) and 'gone' or 'missing'}
 end
@@ -29,7 +31,8 @@ local slotNumber = tonumber(string.sub(slot, 2))
 local now = clock()
 local deadline = leaseMs > 0 and now + leaseMs or -slotNumber
 local holder = leaseMs > 0 and ARGV[6] or slot
-local left = credit
+local left, budget = credit, tonumber(ARGV[8])
+local roomy = tonumber(meta[3]) <= budget
 local taken, singles = {}, {}
 local batches, fresh, bytes = 0, 0, 0 -- whole batches, their records and record bytes
 local heldArgs, tallyArgs = {}, {}
@@ -49,12 +52,17 @@ local function hold(ref, value, tally)
   push(tallyArgs, ref, tallyText(acquired, failed, reason, holder, failure))
   local n = #singles
   singles[n + 1], singles[n + 2], singles[n + 3], singles[n + 4] = ref, acquired, failed, value
-  left = left - 1
+  budget = budget - #value
+  left = budget > 0 and left - 1 or 0
   count('bytes', VALUE_HEADER - #value)
   count(acquired > 1 and 'redelivered' or 'delivered', 1)
 end
 
+-- Bounded: a whole log may have expired, or wait behind one busy ordering key.
+local unfinished, expirable = false, 1024
+
 local function expire(ref, value)
+  expirable = expirable - 1
   count('ready', -1)
   count('bytes', VALUE_HEADER - #value)
   doom(ref, value, 'expired', '', '')
@@ -65,9 +73,21 @@ local function isExpired(value)
   return expires ~= 0 and expires <= now
 end
 
+-- How many of the refs at the head the budget covers.
+local function affordable(refs)
+  local size = 0
+  for i, ref in ipairs(refs) do
+    size = size + call('HSTRLEN', SIDE, ref)
+    if size > budget and (i > 1 or #singles > 0 or batches > 0) then
+      return i - 1
+    end
+  end
+  return #refs
+end
+
 -- Ready messages of a level, up to the credit. Expired ones met on the way use no credit.
 local function takeReady(level)
-  while left > 0 do
+  while left > 0 and expirable > 0 do
     local want = math.min(left, 256)
     local refs
     if levels == 1 then
@@ -79,6 +99,12 @@ local function takeReady(level)
     if #refs == 0 then
       return
     end
+    local covered = roomy and #refs or affordable(refs)
+    if covered == 0 then
+      left = 0
+      return
+    end
+    refs = {unpack(refs, 1, covered)}
     call('ZREM', READY, unpack(refs))
     local values = call('HMGET', SIDE, unpack(refs))
     local tallies = call('HMGET', TALLY, unpack(refs))
@@ -118,7 +144,7 @@ local function takeBatches(level)
   local log = logOf(level)
   local size = left
   local picked = call('EXISTS', PARTIAL) == 1
-  while left == credit or (left > 0 and left >= size) do
+  while budget > 0 and expirable > 0 and (left == credit or (left > 0 and left >= size)) do
     local reply = call('XREADGROUP', 'GROUP', GROUP, slot, 'COUNT',
       math.max(1, math.min(64, math.floor(left / size))), 'STREAMS', log, '>')
     if not reply then
@@ -135,6 +161,7 @@ local function takeBatches(level)
         left = left - records
         size = records
         fresh = fresh + records
+        budget = budget - #blob
         bytes = bytes + #blob - BATCH_HEADER - 4 * records
       else
         eachRecord(blob, bitmap, function(index, value)
@@ -151,13 +178,11 @@ local function takeBatches(level)
   end
 end
 
--- Bounded: behind one busy ordering key a whole log may have to be unpacked, call by call.
-local unfinished = false
 local function takeSplit(level)
   local passes = 0
   while left > 0 do
     passes = passes + 1
-    if passes > 16 then
+    if passes > 16 or expirable <= 0 then
       unfinished = true
       return
     end
@@ -180,6 +205,11 @@ for level = levels - 1, 0, -1 do
       takeBatches(level)
     end
   end
+end
+
+unfinished = unfinished or (expirable <= 0 and left > 0)
+if budget <= 0 then
+  left = 0
 end
 
 callMany('HSET', SIDE, sideArgs)

@@ -1,0 +1,207 @@
+/**
+ * What one script call may do at most: bytes in a reply, messages in a pass; and what the slow
+ * sweeps find.
+ */
+import assert from 'node:assert/strict'
+import { type TestContext, test } from 'node:test'
+import type { Appended, Message } from '@sluice/core'
+import { waitFor, withRedis } from '@sluice/testkit'
+import {
+  encodeRecord,
+  openStore,
+  QUEUE_SETTINGS_DEFAULT,
+  type QueueSettings,
+  type QueueStore,
+  queueHolders,
+  storedQueues,
+} from './index.ts'
+
+const MB = 1024 * 1024
+
+async function setup(t: TestContext, settings: Partial<QueueSettings> = {}) {
+  const { url, redis, vhost } = await withRedis(t)
+  const store = await openStore({ url, report: (error) => assert.fail(String(error)) })
+  t.after(() => store.close())
+  const all = { ...QUEUE_SETTINGS_DEFAULT, ...settings }
+  const queue = store.queue(vhost, 'orders', 1, all)
+  await queue.create()
+  return { url, redis, vhost, store, queue, all }
+}
+
+function publish(queue: QueueStore, body: Buffer | string, more: Partial<Message> = {}) {
+  const message: Message = {
+    exchange: '',
+    routingKey: 'orders',
+    orderingKey: '',
+    persistent: true,
+    priority: 0,
+    ttlMs: -1,
+    delayMs: 0,
+    dedupId: '',
+    durability: null,
+    properties: Buffer.from([0, 0]),
+    body: Buffer.from(body),
+    ...more,
+  }
+  const { priority, ttlMs, delayMs, dedupId, durability } = message
+  return new Promise<Appended>((resolve) => {
+    const reply = { appended: (_: number, outcome: Appended) => resolve(outcome) }
+    queue.append(encodeRecord(message), priority, ttlMs, delayMs, dedupId, durability, reply, 0)
+  })
+}
+
+const many = (queue: QueueStore, count: number, more: Partial<Message> = {}) =>
+  Promise.all(Array.from({ length: count }, (_, i) => publish(queue, String(i), more)))
+
+const leaseAll = (queue: QueueStore, max = 1_000) =>
+  queue.lease({ max, leaseMs: 60_000, waitMs: 0, consumer: 'c' })
+
+test('a lease of large messages ends at the byte limit, and the next one goes on', async (t) => {
+  const { queue } = await setup(t)
+  for (let i = 0; i < 12; i++) await publish(queue, Buffer.alloc(MB, i))
+  const first = await leaseAll(queue)
+  assert.equal(first.length, 8)
+  const returned = first.map(({ token }) => ({ token, outcome: 'release' }) as const)
+  await queue.settle(returned)
+  const again = await leaseAll(queue)
+  assert.ok(again.length >= 7 && again.length <= 8, `${again.length}`)
+  const rest = await leaseAll(queue)
+  assert.equal(again.length + rest.length, 12)
+  assert.deepEqual(
+    [...again, ...rest].map(({ record }) => record.body[0]),
+    Array.from({ length: 12 }, (_, i) => i),
+  )
+})
+
+test('a message larger than the byte limit is leased, on its own', async (t) => {
+  const { queue } = await setup(t)
+  await publish(queue, Buffer.alloc(9 * MB))
+  await publish(queue, 'small')
+  assert.equal((await leaseAll(queue)).length, 1)
+  assert.equal((await leaseAll(queue)).length, 1)
+})
+
+test('a peek ends at the byte limit, and its cursor goes on', async (t) => {
+  const { queue } = await setup(t)
+  for (let i = 0; i < 10; i++) await publish(queue, Buffer.alloc(MB, i))
+  const first = await queue.peek('ready', '', 100)
+  const second = await queue.peek('ready', first.cursor, 100)
+  assert.equal(first.messages.length, 8)
+  assert.equal(second.messages.length, 2)
+  assert.equal(second.cursor, '')
+})
+
+test('a thousand expired messages at the head hold up no consumer', async (t) => {
+  const { queue } = await setup(t)
+  await many(queue, 3_000, { ttlMs: 1 })
+  await publish(queue, 'alive')
+  const [message] = await queue.lease({ max: 1, leaseMs: 1_000, waitMs: 5_000, consumer: 'c' })
+  assert.equal(String(message?.record.body), 'alive')
+  assert.equal((await queue.stats()).expired, 3_000)
+})
+
+test('a sweep trims a queue whose limit was lowered, some at a time, oldest first', async (t) => {
+  const { queue, all } = await setup(t)
+  await many(queue, 1_000)
+  queue.settings = { ...all, maxLength: 10 }
+  const swept = await queue.sweep()
+  assert.ok(swept.kind === 'ok' && swept.nextMs === 0)
+  assert.ok((await queue.stats()).ready > 10)
+  await waitFor(async () => {
+    const { kind, ...rest } = await queue.sweep()
+    return kind === 'ok' && 'nextMs' in rest && rest.nextMs === -1
+  })
+  assert.deepEqual(
+    (await leaseAll(queue)).map(({ record }) => String(record.body)),
+    Array.from({ length: 10 }, (_, i) => String(990 + i)),
+  )
+})
+
+test('dead letters that nobody claimed are due at once, claimed ones when the claim lapses', async (t) => {
+  const { queue } = await setup(t)
+  await publish(queue, 'x')
+  const [message] = await leaseAll(queue)
+  await queue.settle([{ token: message!.token, outcome: 'dead-letter', reason: 'no' }])
+  const before = await queue.sweep()
+  assert.ok(before.kind === 'ok' && before.dead === 1 && before.nextMs === 0)
+  const [letter] = await queue.claimDead(10, 60_000)
+  const after = await queue.sweep()
+  assert.ok(after.kind === 'ok' && after.nextMs > 50_000, JSON.stringify(after))
+  assert.deepEqual(await queue.claimDead(10, 60_000), [])
+  assert.equal(await queue.bury([letter!.ref], 'deadLettered'), 1)
+})
+
+test('a purge removes everything that is ready, in passes', async (t) => {
+  const { queue } = await setup(t)
+  await many(queue, 2_000)
+  const [held] = await leaseAll(queue, 1)
+  assert.equal(await queue.purge(), 1_999)
+  assert.deepEqual(await leaseAll(queue), [])
+  assert.deepEqual(await queue.settle([{ token: held!.token, outcome: 'ack' }]), ['settled'])
+  const { ready, bytes, unacked } = await queue.stats()
+  assert.deepEqual({ ready, bytes, unacked }, { ready: 0, bytes: 0, unacked: 0 })
+})
+
+test('what a dead slot holds is reclaimed in passes', async (t) => {
+  const { url, vhost, queue, all } = await setup(t)
+  await many(queue, 2_000)
+  const other = await openStore({ url, report: () => {} })
+  await other.queue(vhost, 'orders', 1, all).take(2_000, false)
+  const { name } = other.slot
+  await other.close()
+  const { unacked } = await queue.stats()
+  let passes = 0
+  for (let more = true; more; passes++) ({ more } = await queue.reclaim(name, { dead: true }))
+  assert.ok(passes >= unacked / 512, `${passes} passes for ${unacked}`)
+  const back = []
+  for (let some = await leaseAll(queue); some.length > 0; some = await leaseAll(queue)) {
+    back.push(...some)
+  }
+  assert.equal(back.length, 2_000)
+  assert.ok(back.every(({ redelivered }, index) => redelivered === index < unacked))
+  assert.deepEqual(
+    back.map(({ record }) => Number(record.body)),
+    Array.from({ length: 2_000 }, (_, i) => i),
+  )
+})
+
+test('one message is found wherever it is', async (t) => {
+  const { queue } = await setup(t)
+  await many(queue, 3)
+  const { messages } = await queue.peek('ready', '', 10)
+  const [, second, third] = messages
+  assert.equal((await queue.find(third!.ref))?.state, 'ready')
+  await queue.pick(second!.ref, 60_000, 'c')
+  assert.equal((await queue.find(second!.ref))?.state, 'held')
+  await publish(queue, 'later', { delayMs: 60_000 })
+  const [delayed] = (await queue.peek('delayed', '', 10)).messages
+  const found = await queue.find(delayed!.ref)
+  assert.equal(found?.state, 'delayed')
+  assert.equal(String(found.message.record.body), 'later')
+  await leaseAll(queue, 1)
+  assert.equal((await queue.find(third!.ref))?.state, 'ready')
+  assert.equal(await queue.find('f'.repeat(24)), undefined)
+  assert.equal(await queue.find('nonsense'), undefined)
+})
+
+test('the slots that a queue knows of are those that took, wait or wrote', async (t) => {
+  const { url, vhost, store, redis, queue, all } = await setup(t)
+  await many(queue, 10)
+  const other = await openStore({ url, report: () => {} })
+  t.after(() => other.close())
+  await other.queue(vhost, 'orders', 1, all).take(3, false)
+  const holders = await queueHolders(redis, queue)
+  assert.deepEqual(holders.sort(), [store.slot.name, other.slot.name].sort())
+})
+
+test('queues with keys are listed until they are deleted', async (t) => {
+  const { redis, vhost, queue } = await setup(t)
+  const mine = async () => {
+    const all = []
+    for await (const page of storedQueues(redis)) all.push(...page)
+    return all.filter((stored) => stored.vhost === vhost)
+  }
+  assert.deepEqual(await mine(), [{ vhost, name: 'orders', epoch: 1 }])
+  await queue.drop({})
+  assert.deepEqual(await mine(), [])
+})

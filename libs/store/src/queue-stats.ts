@@ -1,0 +1,41 @@
+/** What a queue counts. The scripts keep the counters, in the hash `meta`. */
+import type { Redis } from 'ioredis'
+
+export interface QueueStats {
+  readonly ready: number
+  readonly unacked: number
+  readonly delayed: number
+  /** On their way to the dead letters. */
+  readonly dead: number
+  /** Bytes of ready messages. */
+  readonly bytes: number
+  readonly published: number
+  readonly delivered: number
+  readonly redelivered: number
+  readonly acked: number
+  readonly expired: number
+  readonly dropped: number
+  readonly deadLettered: number
+}
+
+const STATS = [
+  'ready',
+  'unacked',
+  'delayed',
+  'dead',
+  'bytes',
+  'published',
+  'delivered',
+  'redelivered',
+  'acked',
+  'expired',
+  'dropped',
+  'deadLettered',
+] as const
+
+/** The counters as they are; all 0 when there is no such queue. */
+export async function readStats(redis: Redis, base: string): Promise<QueueStats> {
+  const values = await redis.hmget(`${base}meta`, ...STATS)
+  const entries = STATS.map((name, index) => [name, Number(values[index] ?? 0)])
+  return Object.fromEntries(entries) as QueueStats
+}
