@@ -17,7 +17,8 @@ export const RESERVED_PREFIX = 'amq.'
 
 /**
  * The name as it is kept. CR and LF are stripped, as RabbitMQ does.
- * Throws invalid_request when it is empty, longer than 255 bytes or holds a NUL.
+ * Throws invalid_request when it is empty, longer than 255 bytes, holds a NUL or is no Unicode text
+ * (half a surrogate pair).
  */
 export function parseName(kind: string, name: string): string {
   const kept = name.replace(/[\r\n]/g, '')
@@ -30,6 +31,9 @@ export function parseName(kind: string, name: string): string {
   }
   if (kept.includes('\0')) {
     throw new BrokerError('invalid_request', `A ${kind} name must not hold a NUL.`)
+  }
+  if (!kept.isWellFormed()) {
+    throw new BrokerError('invalid_request', `A ${kind} name must be Unicode text.`)
   }
   return kept
 }

@@ -143,5 +143,5 @@ test('whoever watches gets a hint of each commit, until it stops', async (t) => 
   const stop = await definitions.watch(hinted.resolve)
   await put(NO_DEFINITIONS, ['a', '1'])
   await hinted.promise
-  await stop()
+  stop()
 })

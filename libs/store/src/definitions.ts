@@ -140,16 +140,16 @@ export class Definitions {
   }
 
   /** Calls onHint when somebody commits; not always: hints may get lost. Returns how to stop it. */
-  async watch(onHint: () => void): Promise<() => Promise<void>> {
+  async watch(onHint: () => void): Promise<() => void> {
     const channel = `${TOPOLOGY_BASE}hint`
     const listener = (from: string) => {
       if (from === channel) onHint()
     }
     this.#subscriber.on('message', listener)
     await this.#ask(this.#subscriber.subscribe(channel))
-    return async () => {
+    return () => {
       this.#subscriber.off('message', listener)
-      await this.#subscriber.unsubscribe(channel).catch(() => {}) // it closes with its connection
+      this.#subscriber.unsubscribe(channel).catch(() => {}) // it ends with its connection
     }
   }
 

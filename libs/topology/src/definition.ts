@@ -62,7 +62,8 @@ export interface VhostDefinition {
 /** One field of the hash set (value) or removed (null). */
 export type Change = readonly [field: string, value: string | null]
 
-const enc = encodeURIComponent
+/** Half a surrogate pair, which no declared name holds, finds nothing rather than throw. */
+const enc = (name: string) => encodeURIComponent(name.toWellFormed())
 
 export const vhostField = (vhost: string) => `vhost/${enc(vhost)}`
 export const exchangeField = (vhost: string, name: string) => `exchange/${enc(vhost)}/${enc(name)}`

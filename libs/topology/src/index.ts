@@ -1,1 +1,15 @@
-export {}
+export { ARGUMENTS_BYTES_MAX } from './arguments.ts'
+export {
+  type Arguments,
+  type BindingDefinition,
+  EXCHANGE_TYPES,
+  type ExchangeDefinition,
+  type ExchangeType,
+  type Json,
+  type PolicyDefinition,
+  type QueueDefinition,
+} from './definition.ts'
+export { compilePattern, PATTERN_LENGTH_MAX, type Pattern } from './pattern.ts'
+export { type Published, Publisher, type PublishReply } from './publish.ts'
+export { type QueueEntry, type Route, RoutingTable } from './routing-table.ts'
+export { openTopology, TOPOLOGY_DEFAULTS, type Topology, type TopologyOptions } from './topology.ts'

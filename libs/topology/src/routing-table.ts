@@ -164,6 +164,27 @@ export class RoutingTable {
     return this.#vhosts.get(vhost)?.hasBinding(binding) ?? false
   }
 
+  /** Bindings of which this exchange is the source. */
+  countFrom(vhost: string, exchange: string): number {
+    return this.#vhosts.get(vhost)?.countFrom(exchange) ?? 0
+  }
+
+  queueCount(vhost: string): number {
+    return this.#vhosts.get(vhost)?.queueCount ?? 0
+  }
+
+  /** Lets `next`, read anew, take over the queues that are open, and lets go of the others. */
+  handOver(next: RoutingTable): void {
+    for (const vhost of this.#vhosts.values()) {
+      for (const { opened, definition } of vhost.queues()) {
+        if (!opened) continue
+        const heir = next.queue(vhost.name, definition.name)
+        if (heir?.definition.epoch === definition.epoch) void heir.store
+        else this.#stores.forget(opened)
+      }
+    }
+  }
+
   #vhost(name: string): VhostTable {
     const vhost = this.#vhosts.get(name)
     if (!vhost) throw vhostNotFound(name)

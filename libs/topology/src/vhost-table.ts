@@ -385,6 +385,10 @@ export class VhostTable {
     return this.#parts.sources.get(source)?.bindings.size ?? 0
   }
 
+  get queueCount(): number {
+    return this.#parts.queues.size
+  }
+
   hasBinding(binding: BindingDefinition): boolean {
     const bindings = this.#parts.sources.get(binding.source)?.bindings
     return bindings?.has(bindingField(this.name, binding)) ?? false
