@@ -1,3 +1,4 @@
+export { type Deps, openDeps } from './deps.ts'
 export { type AppOptions, httpApp } from './http/app.ts'
 export { type BodyReceived, parseJson, readBody, readJson, receiveBody } from './http/body.ts'
 export { page } from './http/headers.ts'
@@ -13,3 +14,4 @@ export {
   route,
   sendReply,
 } from './http/route.ts'
+export { type Broker, type MakeService, runProcess, type Service, startBroker } from './service.ts'

@@ -34,7 +34,6 @@ const REASONS = ['rejected', 'expired', 'maxlen', 'delivery_limit'] as const
 interface Metric {
   readonly name: string
   readonly kind: 'counter' | 'gauge' | 'histogram'
-  readonly unit: string
   /** Label -> the values it takes; `any` where code bounds them otherwise. */
   readonly labels: Readonly<Record<string, readonly string[] | 'any'>>
   readonly doc: string
@@ -44,70 +43,60 @@ export const METRICS = {
   published: {
     name: 'sluice_messages_published_total',
     kind: 'counter',
-    unit: '{message}',
     labels: { door: DOORS, outcome: OUTCOMES },
     doc: 'Publishes by what became of them. `stored` and `duplicate` were confirmed.',
   },
   publishedBytes: {
     name: 'sluice_messages_published_bytes_total',
     kind: 'counter',
-    unit: 'By',
     labels: { door: DOORS },
     doc: 'Bytes of the bodies taken in, whatever became of them.',
   },
   leased: {
     name: 'sluice_messages_leased_total',
     kind: 'counter',
-    unit: '{message}',
     labels: { door: DOORS },
     doc: 'Deliveries handed to consumers, redeliveries included.',
   },
   settled: {
     name: 'sluice_messages_settled_total',
     kind: 'counter',
-    unit: '{message}',
     labels: { door: DOORS, outcome: SETTLEMENTS },
     doc: 'Settlements by outcome. `stale` ones came too late and changed nothing.',
   },
   deadLettered: {
     name: 'sluice_messages_dead_lettered_total',
     kind: 'counter',
-    unit: '{message}',
     labels: { reason: REASONS },
     doc: 'Messages moved to their dead letters by this process, by reason.',
   },
   reclaimed: {
     name: 'sluice_messages_reclaimed_total',
     kind: 'counter',
-    unit: '{message}',
     labels: {},
     doc: 'Messages taken back from processes that died, by this process.',
   },
   httpRequests: {
     name: 'sluice_http_request_duration_seconds',
     kind: 'histogram',
-    unit: 's',
     labels: { route: 'any', status: ['1xx', '2xx', '3xx', '4xx', '5xx'] },
-    doc: 'HTTP requests from their headers to the end of the answer. `route` is the path as declared; long polls are in it.',
+    doc: 'HTTP requests from their headers to the end of the answer. `route` is method and path as declared; long polls are in it.',
   },
   eventLoopDelay: {
     name: 'sluice_event_loop_delay_seconds',
     kind: 'gauge',
-    unit: 's',
     labels: { quantile: ['0.5', '0.99', '1'] },
     doc: 'How late timers ran since the last look; high values mean that this process lacks CPU.',
   },
   residentBytes: {
     name: 'sluice_process_resident_memory_bytes',
     kind: 'gauge',
-    unit: 'By',
     labels: {},
     doc: 'Memory of this process.',
   },
   queueMessages: {
     name: 'sluice_queue_messages',
     kind: 'gauge',
-    unit: '{message}',
     labels: { vhost: 'any', queue: 'any', state: ['ready', 'unacked', 'delayed'] },
     doc: 'Messages by queue and state, for the first 200 queues by name.',
   },
@@ -160,7 +149,6 @@ export class Metrics {
   constructor() {
     this.#httpRequests = this.#meter.createHistogram(METRICS.httpRequests.name, {
       description: METRICS.httpRequests.doc,
-      unit: METRICS.httpRequests.unit,
       advice: { explicitBucketBoundaries: SECONDS },
     })
     for (const [key, metric] of Object.entries<Metric>(METRICS)) {
@@ -214,14 +202,14 @@ export class Metrics {
   }
 
   #gauge(key: keyof typeof METRICS) {
-    const { name, doc, unit } = METRICS[key]
-    return this.#meter.createObservableGauge(name, { description: doc, unit })
+    const { name, doc } = METRICS[key]
+    return this.#meter.createObservableGauge(name, { description: doc })
   }
 
-  #observeCounts(key: Counter, { name, doc, unit }: Metric): void {
+  #observeCounts(key: Counter, { name, doc }: Metric): void {
     const series = new Map<string, { labels: Record<string, string>; count: Count }>()
     this.#counts.set(key, series)
-    const counter = this.#meter.createObservableCounter(name, { description: doc, unit })
+    const counter = this.#meter.createObservableCounter(name, { description: doc })
     counter.addCallback((result) => {
       for (const { labels, count } of series.values()) result.observe(count.value, labels)
     })

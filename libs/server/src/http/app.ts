@@ -16,7 +16,7 @@ export interface AppOptions {
   readonly routes: readonly Route[]
   readonly credentials: Pick<Credentials, 'authenticate'>
   readonly report: Report
-  /** Hears of each request once it was answered or given up: its path as declared, and how long. */
+  /** Hears of each request once it was answered or given up: its route as declared, and how long. */
   readonly answered?: (route: string, status: number, seconds: number) => void
   /** Once aborted, everything is refused with draining. */
   readonly stopping?: AbortSignal
@@ -35,8 +35,9 @@ export function httpApp(options: AppOptions): Express {
   app.use(guard(options, open))
   const hot = routes.filter((route) => route.hot)
   for (const route of [...hot, ...routes.filter((route) => !route.hot)]) {
+    const label = `${route.method.toUpperCase()} ${route.path}`
     const serve: RequestHandler = (req, res) => {
-      res.locals['route'] = route.path
+      res.locals['route'] = label
       return route.serve(req, res)
     }
     app[route.method](route.path, serve)

@@ -1,0 +1,89 @@
+/** What every service of a process shares: opened once, before anything runs, and closed last. */
+import { setMaxListeners } from 'node:events'
+import { type Config, maskedConfig } from '@sluice/config'
+import type { Report } from '@sluice/core'
+import { Credentials, keptPassword } from '@sluice/security'
+import { openStore, type Store } from '@sluice/store'
+import {
+  type Logger,
+  Metrics,
+  openLog,
+  QUEUES_MEASURED_MAX,
+  type QueueGauge,
+  reportTo,
+} from '@sluice/telemetry'
+import { openTopology, Publisher, type Topology } from '@sluice/topology'
+
+export interface Deps {
+  readonly log: Logger
+  readonly metrics: Metrics
+  /** Where errors go that no caller waits for. */
+  readonly report: Report
+  readonly credentials: Credentials
+  readonly store: Store
+  readonly topology: Topology
+  readonly publisher: Publisher
+  /** Aborts when the process is told to stop. */
+  readonly stopping: AbortSignal
+  /** After everything else: what drains still settles through Redis. */
+  close(): Promise<void>
+}
+
+interface DepsOptions {
+  readonly stopping: AbortSignal
+  /** Told of unexpected errors besides the log; tests fail on them. */
+  readonly report?: Report
+}
+
+/** Throws one Error that says what to change when Redis or the data folder will not do. */
+export async function openDeps(
+  config: Config,
+  { stopping, report: tell }: DepsOptions,
+): Promise<Deps> {
+  setMaxListeners(0, stopping) // a long poll each listens
+  const log = openLog({ level: config.logLevel })
+  const logged = reportTo(log)
+  const report: Report = (error) => {
+    logged(error)
+    tell?.(error)
+  }
+  log.debug(maskedConfig(config), 'settings')
+  const password = config.adminPassword ?? (await keptPassword(config.dataDir))
+  const credentials = new Credentials(config.adminUser, password)
+  const store = await openStore({
+    url: config.redisUrl,
+    report,
+    durability: config.durability,
+    memoryHigh: config.memoryHigh,
+    allowEviction: config.allowEviction,
+  })
+  try {
+    for (const warning of store.warnings()) log.warn(warning)
+    const topology = await openTopology(store, report, {
+      deadLetterTtlMs: config.deadLetterRetentionMs,
+    })
+    const metrics = new Metrics()
+    metrics.measureQueues(() => queueGauges(topology))
+    const close = async () => {
+      await metrics.close()
+      await topology.close()
+      await store.close()
+    }
+    const publisher = new Publisher(topology, report)
+    return { log, metrics, report, credentials, store, topology, publisher, stopping, close }
+  } catch (error) {
+    await store.close()
+    throw error
+  }
+}
+
+async function queueGauges({ table }: Topology): Promise<QueueGauge[]> {
+  const queues = [...table.vhosts()].flatMap((vhost) => [...table.queues(vhost)])
+  const measured = queues
+    .slice(0, QUEUES_MEASURED_MAX)
+    .map(async ({ vhost, definition, store }) => {
+      const { ready, unacked, delayed } = await store.stats()
+      return { vhost, queue: definition.name, ready, unacked, delayed }
+    })
+  return Promise.all(measured)
+}

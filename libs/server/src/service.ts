@@ -1,0 +1,129 @@
+/**
+ * A service is a value; a process is a list of services behind one HTTP listener.
+ *
+ * services/router, delivery and reaper each export one function that makes a Service. Alone or all
+ * in one process, the very same values run: only the list in main.ts differs.
+ */
+import type { Config } from '@sluice/config'
+import { loadConfig } from '@sluice/config'
+import { type Report, runParts, type Start, stopOnSignals } from '@sluice/core'
+import { type Deps, openDeps } from './deps.ts'
+import { httpApp } from './http/app.ts'
+import { healthRoutes } from './http/health.ts'
+import { listenHttp } from './http/listen.ts'
+import type { Route } from './http/route.ts'
+
+export interface Service {
+  readonly name: string
+  /** What it answers over HTTP, under full paths. */
+  readonly routes: readonly Route[]
+  /** What runs without being asked: passes, pumps, pushes. */
+  readonly loops: readonly Start[]
+}
+
+export type MakeService = (deps: Deps, config: Config) => Service
+
+/**
+ * The whole of a process: settings from the environment, stop on SIGTERM and SIGINT. Returns when
+ * it has stopped in order; throws when it failed, or did not drain in time.
+ *
+ * A parent that started it with an IPC channel is told `{ type: 'ready', http: url }`.
+ */
+export async function runProcess(make: readonly MakeService[]): Promise<void> {
+  const stop = stopOnSignals()
+  await runServices(loadConfig(process.env), make, {
+    stop,
+    started: (http) => process.send?.({ type: 'ready', http }),
+  })
+}
+
+/** A broker in this process, for tests and for programs that embed one. */
+export interface Broker {
+  /** Where its HTTP API is. */
+  readonly http: string
+  readonly deps: Deps
+  /** Stops it in order. Rejects when a part failed, or did not drain in time. */
+  close(): Promise<void>
+}
+
+/** Starts services and returns once they serve. `report` hears of every unexpected error. */
+export async function startBroker(
+  config: Config,
+  make: readonly MakeService[],
+  report: Report,
+): Promise<Broker> {
+  const stop = new AbortController()
+  const { promise: serving, resolve: started } = Promise.withResolvers<Omit<Broker, 'close'>>()
+  const stopped = runServices(config, make, {
+    stop,
+    report,
+    started: (http, deps) => started({ http, deps }),
+  })
+  const early = stopped.then(() => {
+    throw new Error('stopped before it served')
+  })
+  const close = () => {
+    stop.abort()
+    return stopped
+  }
+  return { ...(await Promise.race([serving, early])), close }
+}
+
+async function runServices(
+  config: Config,
+  make: readonly MakeService[],
+  options: {
+    readonly stop: AbortController
+    readonly report?: Report
+    readonly started?: (http: string, deps: Deps) => void
+  },
+): Promise<void> {
+  const { stop, report, started } = options
+  const deps = await openDeps(config, { stopping: stop.signal, ...(report && { report }) })
+  try {
+    const services = make.map((makeService) => makeService(deps, config))
+    let http = ''
+    const listener: Start = async (signal) => {
+      const { url, closed } = await listenHttp(app(services, deps), listenerOf(config), signal)
+      http = url
+      return { closed }
+    }
+    // Loops first, listeners last: nothing is let in before there is someone to serve it.
+    await runParts(stop, [...services.flatMap(({ loops }) => loops), listener], {
+      drainMsMax: config.drainMs,
+      started() {
+        for (const { name } of services) deps.log.info({ service: name, http }, 'serving')
+        started?.(http, deps)
+      },
+    })
+    deps.log.info('stopped')
+  } finally {
+    await deps.close() // last: what drains still settles through Redis
+  }
+}
+
+function app(
+  services: readonly Service[],
+  { topology, metrics, credentials, report, stopping }: Deps,
+) {
+  const health = healthRoutes({
+    roundTrip: () => topology.refresh(),
+    metricsText: () => metrics.text(),
+    stopping,
+  })
+  return httpApp({
+    routes: [...services.flatMap(({ routes }) => routes), ...health],
+    credentials,
+    report,
+    stopping,
+    answered: (route, status, seconds) => metrics.httpRequest(route, status, seconds),
+  })
+}
+
+function listenerOf({
+  httpHost: host,
+  httpPort: port,
+  httpConnectionsMax: connectionsMax,
+}: Config) {
+  return { host, port, connectionsMax }
+}

@@ -1,0 +1,59 @@
+#!/usr/bin/env node
+/**
+ * The `sluice` command: runs the services it is given, in one process.
+ *
+ * Exit codes: 0 stopped in order, 1 failed, 2 not understood.
+ */
+import { readFileSync } from 'node:fs'
+import { parseArgs } from 'node:util'
+import { runProcess } from '@sluice/server'
+import { SERVICES } from './services.ts'
+
+const names = Object.keys(SERVICES)
+
+const HELP = `sluice: a message broker on Redis Streams
+
+  sluice [all | ${names.join(' | ')} ...] [--help] [--version]
+
+Runs the services named, all of them unless told. Any number of processes may run each; they share
+nothing but Redis. Settings are environment variables (docs/configuration.md); REDIS_URL is needed.
+`
+
+process.exitCode = await main()
+
+async function main(): Promise<number> {
+  let chosen: string[]
+  try {
+    const { values, positionals } = parseArgs({
+      allowPositionals: true,
+      options: { help: { type: 'boolean', short: 'h' }, version: { type: 'boolean', short: 'v' } },
+    })
+    if (values.help || values.version) {
+      process.stdout.write(values.help ? HELP : `${version()}\n`)
+      return 0
+    }
+    chosen = choose(positionals)
+  } catch (error) {
+    process.stderr.write(`sluice: ${(error as Error).message}\n\n${HELP}`)
+    return 2
+  }
+  try {
+    await runProcess(chosen.map((name) => SERVICES[name]!))
+    return 0
+  } catch (error) {
+    process.stderr.write(`sluice: ${(error as Error).message}\n`)
+    return 1
+  }
+}
+
+/** Throws when a name is no service. */
+function choose(asked: readonly string[]): string[] {
+  const unknown = asked.filter((name) => name !== 'all' && !Object.hasOwn(SERVICES, name))
+  if (unknown.length > 0) throw new Error(`there is no service ${unknown.join(', ')}`)
+  return asked.length === 0 || asked.includes('all') ? names : [...new Set(asked)]
+}
+
+function version(): string {
+  const file = new URL('../package.json', import.meta.url)
+  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version
+}

@@ -1,0 +1,5 @@
+/** Every service there is, by the name that starts it. */
+import { router } from '@sluice/router'
+import type { MakeService } from '@sluice/server'
+
+export const SERVICES: Readonly<Record<string, MakeService>> = { router }

@@ -1,0 +1,235 @@
+/**
+ * One batch under way: its messages, in order, to the publisher; its outcomes, counted.
+ *
+ * What a batch holds in memory is bounded by what it has outstanding (`congested`), not by its
+ * length. Failures are counted, the first ones listed, and past a bound the batch is given up on.
+ */
+import { isUtf8 } from 'node:buffer'
+import { BrokerError, limits } from '@sluice/core'
+import type { Deps } from '@sluice/server'
+import type { Published, PublishReply, QueueEntry } from '@sluice/topology'
+import { z } from 'zod'
+import { type PublishCounts, refusalOf } from './outcome.ts'
+import { Draft, readFields, toMessage } from './publish-fields.ts'
+
+export const BatchSummary = z
+  .object({
+    published: z.int().meta({ description: 'Messages stored, duplicates included.' }),
+    duplicates: z.int().meta({ description: 'Those that were stored before.' }),
+    unrouted: z.int().meta({ description: 'Messages that no queue wanted; they are not kept.' }),
+    failed: z.int(),
+    queues: z.record(z.string(), z.int()).meta({
+      description: `Messages by queue reached, for the first ${limits.HTTP_BATCH_FAILURES_LISTED_MAX} queues.`,
+    }),
+    failures: z.array(z.object({ line: z.int(), code: z.string(), detail: z.string() })).meta({
+      description:
+        `The first ${limits.HTTP_BATCH_FAILURES_LISTED_MAX} failures. line counts from 1: the line ` +
+        'of NDJSON, or the position in the array.',
+    }),
+    stoppedAt: z.int().optional().meta({
+      description: 'The batch was given up on after this line: nothing behind it was read.',
+    }),
+  })
+  .meta({ id: 'BatchSummary' })
+export type BatchSummary = z.infer<typeof BatchSummary>
+
+const BODY_FIELDS: ReadonlySet<string> = new Set(['body', 'bodyBase64'])
+const BASE64 = /^(?:[A-Za-z0-9+/_-]{4})*(?:[A-Za-z0-9+/_-]{2,3}={0,2})?$/
+
+interface BatchOptions {
+  readonly vhost: string
+  readonly exchange: string
+  /** For messages that have none of their own. */
+  readonly routingKey: string
+  readonly messageBytesMax: number
+}
+
+export class BatchRun implements PublishReply {
+  readonly #deps: Deps
+  readonly #counts: PublishCounts
+  readonly #options: BatchOptions
+  /** Who waits until at most this many messages are outstanding. */
+  #waiting: { readonly most: number; readonly resolve: () => void } | undefined
+  /** Messages by where they went; queues of one route are one array. */
+  readonly #reached = new Map<readonly QueueEntry[], number>()
+  /** Lines of mandatory messages under way: what is unroutable among them has failed. */
+  readonly #mandatory = new Set<number>()
+  readonly #sizes = new Map<number, number>()
+  #outstandingBytes = 0
+  #published = 0
+  #duplicates = 0
+  #unrouted = 0
+  #failed = 0
+  readonly #failures: BatchSummary['failures'] = []
+
+  constructor(deps: Deps, counts: PublishCounts, options: BatchOptions) {
+    this.#deps = deps
+    this.#counts = counts
+    this.#options = options
+  }
+
+  /** Too much waits for its confirm: add no more for the moment. */
+  get congested(): boolean {
+    return (
+      this.#sizes.size >= limits.HTTP_BATCH_OUTSTANDING_MAX ||
+      this.#outstandingBytes >= limits.HTTP_BATCH_OUTSTANDING_BYTES_MAX
+    )
+  }
+
+  /** Settles once there is room again for a good part of what may be outstanding. One waits at a time. */
+  room(): Promise<void> {
+    return this.#below(limits.HTTP_BATCH_OUTSTANDING_MAX / 2)
+  }
+
+  /** Settles once every message has its outcome. */
+  settled(): Promise<void> {
+    return this.#below(0)
+  }
+
+  /** So much has failed that the rest will. */
+  get hopeless(): boolean {
+    return this.#failed >= limits.HTTP_BATCH_FAILURES_MAX
+  }
+
+  get failed(): number {
+    return this.#failed
+  }
+
+  /** A message as an object with its fields. Never throws: what is wrong with it is counted. */
+  addItem(item: unknown, line: number): void {
+    try {
+      if (typeof item !== 'object' || item === null || Array.isArray(item)) {
+        throw new BrokerError('invalid_request', 'A message is an object.')
+      }
+      const draft = new Draft(this.#options.routingKey)
+      const fields = item as Readonly<Record<string, unknown>>
+      readFields(fields, draft, BODY_FIELDS)
+      this.#send(draft, bodyOf(fields, draft), line)
+    } catch (error) {
+      this.fail(error, line)
+    }
+  }
+
+  /** A message as one line of JSON. */
+  addLine(bytes: Buffer, line: number): void {
+    let item: unknown
+    try {
+      if (!isUtf8(bytes)) throw new SyntaxError('not UTF-8')
+      item = JSON.parse(bytes.toString())
+    } catch (error) {
+      const detail = `Not JSON: ${(error as Error).message}`
+      this.fail(new BrokerError('invalid_request', detail), line)
+      return
+    }
+    this.addItem(item, line)
+  }
+
+  /** A line that is the body of a message. */
+  addBody(body: Buffer, contentType: string, line: number): void {
+    try {
+      const draft = new Draft(this.#options.routingKey)
+      draft.properties.contentType = contentType
+      this.#send(draft, body, line)
+    } catch (error) {
+      this.fail(error, line)
+    }
+  }
+
+  fail(error: unknown, line: number): void {
+    this.#failed++
+    if (this.#failures.length >= limits.HTTP_BATCH_FAILURES_LISTED_MAX) return
+    const known = error instanceof BrokerError
+    if (!known) this.#deps.report(error)
+    const code = known ? error.code : 'internal_error'
+    this.#failures.push({ line, code, detail: known ? error.message : '' })
+  }
+
+  published(line: number, outcome: Published, queues: readonly QueueEntry[]): void {
+    this.#counts[outcome].value++
+    this.#outstandingBytes -= this.#sizes.get(line)!
+    this.#sizes.delete(line)
+    const mandatory = this.#mandatory.delete(line)
+    const refusal = refusalOf(outcome, { mandatory, exchange: this.#options.exchange })
+    if (refusal !== undefined) this.fail(refusal, line)
+    else if (queues.length === 0) this.#unrouted++
+    else {
+      this.#published++
+      if (outcome === 'duplicate') this.#duplicates++
+      this.#reached.set(queues, (this.#reached.get(queues) ?? 0) + 1)
+    }
+    this.#wake()
+  }
+
+  summary(stoppedAt?: number): BatchSummary {
+    const queues: Record<string, number> = Object.create(null)
+    let listed = 0
+    for (const [entries, count] of this.#reached) {
+      for (const { definition } of entries) {
+        const known = queues[definition.name]
+        if (known === undefined && listed++ >= limits.HTTP_BATCH_FAILURES_LISTED_MAX) continue
+        queues[definition.name] = (known ?? 0) + count
+      }
+    }
+    return {
+      published: this.#published,
+      duplicates: this.#duplicates,
+      unrouted: this.#unrouted,
+      failed: this.#failed,
+      queues,
+      failures: this.#failures.sort((a, b) => a.line - b.line),
+      ...(stoppedAt !== undefined && { stoppedAt }),
+    }
+  }
+
+  #below(most: number): Promise<void> {
+    return new Promise((resolve) => {
+      this.#waiting = { most, resolve }
+      this.#wake()
+    })
+  }
+
+  #wake(): void {
+    if (this.#waiting === undefined || this.#sizes.size > this.#waiting.most) return
+    if (this.#outstandingBytes > limits.HTTP_BATCH_OUTSTANDING_BYTES_MAX / 2) return
+    this.#waiting.resolve()
+    this.#waiting = undefined
+  }
+
+  #send(draft: Draft, body: Buffer, line: number): void {
+    const { vhost, exchange, messageBytesMax } = this.#options
+    if (body.length > messageBytesMax) {
+      throw new BrokerError('message_too_large', `A body has at most ${messageBytesMax} bytes.`)
+    }
+    const message = toMessage(draft, exchange, body)
+    if (draft.mandatory) this.#mandatory.add(line)
+    this.#sizes.set(line, body.length)
+    this.#outstandingBytes += body.length
+    this.#counts.bytes.value += body.length
+    this.#deps.publisher.publish(vhost, message, this, line)
+  }
+}
+
+function bodyOf({ body, bodyBase64 }: Readonly<Record<string, unknown>>, draft: Draft): Buffer {
+  if (bodyBase64 !== undefined) {
+    if (body !== undefined || typeof bodyBase64 !== 'string' || !BASE64.test(bodyBase64)) {
+      throw new BrokerError(
+        'invalid_request',
+        'bodyBase64 is base64 text, and takes the place of body.',
+      )
+    }
+    return Buffer.from(bodyBase64, 'base64')
+  }
+  if (typeof body === 'string') return Buffer.from(body)
+  if (body === undefined)
+    throw new BrokerError('invalid_request', 'A message has body or bodyBase64.')
+  draft.properties.contentType ??= 'application/json'
+  return Buffer.from(stringify(body))
+}
+
+function stringify(value: unknown): string {
+  try {
+    return JSON.stringify(value)
+  } catch (cause) {
+    throw new BrokerError('invalid_request', 'body is nested too deeply.', { cause })
+  }
+}

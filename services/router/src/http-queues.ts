@@ -1,0 +1,141 @@
+/** Queues over HTTP: declare, show with live counts, list, delete. Messages are leased elsewhere. */
+import { BrokerError } from '@sluice/core'
+import { type Deps, type Route, route } from '@sluice/server'
+import type { QueueEntry } from '@sluice/topology'
+import { z } from 'zod'
+import { Arguments, DECLARE_REFUSALS, declared, noVhost, PUT_ANSWERS } from './http-topology.ts'
+import { PageQuery, pageOf, pageOn } from './paging.ts'
+
+/** A queue that nobody used for this long counts as unused. */
+const UNUSED_MS = 60_000
+
+const QueueBody = z.strictObject({
+  durable: z.boolean().default(true),
+  autoDelete: z.boolean().default(false),
+  arguments: Arguments.meta({ description: 'x-message-ttl, x-max-length, ...: docs/queues.md.' }),
+})
+
+const Queue = z
+  .object({
+    name: z.string(),
+    durable: z.boolean(),
+    autoDelete: z.boolean(),
+    arguments: z.record(z.string(), z.json()),
+    policy: z.string().optional().meta({ description: 'The policy that applies.' }),
+    messages: z.object({
+      ready: z.int().meta({ description: 'Waiting to be delivered.' }),
+      unacked: z.int().meta({ description: 'Held by consumers.' }),
+      delayed: z.int().meta({ description: 'Waiting for their time, or for a retry.' }),
+      dead: z.int().meta({ description: 'On their way to the dead letters.' }),
+      bytes: z.int().meta({ description: 'Bytes of ready messages.' }),
+    }),
+    totals: z
+      .record(z.string(), z.int())
+      .meta({ description: 'Counts since the queue was declared: published, acked, expired, ...' }),
+  })
+  .meta({ id: 'Queue' })
+
+export function queueRoutes({ topology }: Deps): Route[] {
+  const tag = 'topology'
+  const path = '/v1/vhosts/:vhost/queues/:queue'
+  return [
+    route({
+      method: 'get',
+      path: '/v1/vhosts/:vhost/queues',
+      tag,
+      summary: 'List queues, with live counts',
+      query: PageQuery,
+      answers: { 200: { description: 'A page of them.', body: pageOf(Queue) } },
+      refusals: ['vhost_not_found'],
+      async handle({ params: { vhost }, query }) {
+        await topology.refresh()
+        const page = pageOn(
+          topology.table.queues(vhost),
+          ({ definition }) => definition.name,
+          query,
+        )
+        return {
+          status: 200,
+          body: { ...page, items: await Promise.all(page.items.map(shownQueue)) },
+        }
+      },
+    }),
+    route({
+      method: 'get',
+      path,
+      tag,
+      summary: 'Show a queue, with live counts',
+      answers: { 200: { description: 'The queue.', body: Queue } },
+      refusals: ['vhost_not_found', 'queue_not_found'],
+      async handle({ params: { vhost, queue } }) {
+        await topology.refresh()
+        const { table } = topology
+        if (!table.hasVhost(vhost)) throw noVhost(vhost)
+        const entry = table.queue(vhost, queue)
+        if (!entry) {
+          throw new BrokerError('queue_not_found', `There is no queue ${JSON.stringify(queue)}.`)
+        }
+        return { status: 200, body: await shownQueue(entry) }
+      },
+    }),
+    route({
+      method: 'put',
+      path,
+      tag,
+      summary: 'Declare a queue',
+      body: QueueBody,
+      answers: PUT_ANSWERS,
+      refusals: DECLARE_REFUSALS,
+      async handle({ params: { vhost, queue }, body }) {
+        const definition = { name: queue, exclusive: '', ...body }
+        return declared((await topology.declareQueue(vhost, definition)).created)
+      },
+    }),
+    route({
+      method: 'delete',
+      path,
+      tag,
+      summary: 'Delete a queue, its bindings and its messages',
+      query: z.strictObject({
+        ifEmpty: z
+          .stringbool()
+          .default(false)
+          .meta({ description: 'Only if it holds no message.' }),
+        ifUnused: z
+          .stringbool()
+          .default(false)
+          .meta({
+            description: `Only if nobody used it for ${UNUSED_MS / 1_000} s.`,
+          }),
+      }),
+      answers: {
+        200: {
+          description: 'It is not there.',
+          body: z.object({
+            messages: z.int().meta({ description: 'Ready messages deleted with it.' }),
+          }),
+        },
+      },
+      refusals: ['vhost_not_found', 'not_empty', 'in_use', 'forbidden'],
+      async handle({ params: { vhost, queue }, query: { ifEmpty, ifUnused } }) {
+        const unusedMs = ifUnused ? UNUSED_MS : -1
+        const { messages } = await topology.deleteQueue(vhost, queue, { ifEmpty, unusedMs })
+        return { status: 200, body: { messages } }
+      },
+    }),
+  ]
+}
+
+async function shownQueue({ definition, policy, store }: QueueEntry) {
+  const { name, durable, autoDelete, arguments: args } = definition
+  const { ready, unacked, delayed, dead, bytes, ...totals } = await store.stats()
+  return {
+    name,
+    durable,
+    autoDelete,
+    arguments: args,
+    ...(policy !== undefined && { policy }),
+    messages: { ready, unacked, delayed, dead, bytes },
+    totals,
+  }
+}

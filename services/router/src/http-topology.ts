@@ -1,0 +1,367 @@
+/**
+ * Vhosts, exchanges, bindings and policies over HTTP; queues are in http-queues.ts.
+ *
+ * PUT declares: 201 when that created it, 200 when it was there just so, 409 when it was there
+ * differently. DELETE answers 204, also when there was nothing to delete. Reads show every change
+ * that was made, anywhere, before they were asked.
+ */
+import {
+  BrokerError,
+  DEFAULT_EXCHANGE,
+  DEFAULT_EXCHANGE_ALIAS,
+  type ErrorCode,
+  limits,
+} from '@sluice/core'
+import { type Deps, type Route, route } from '@sluice/server'
+import { type BindingDefinition, EXCHANGE_TYPES, type ExchangeDefinition } from '@sluice/topology'
+import { z } from 'zod'
+import { exchangeName } from './http-publish.ts'
+import { PageQuery, pageOf, pageOn } from './paging.ts'
+
+export const Arguments = z.record(z.string(), z.json()).default({})
+
+const Vhost = z.object({ name: z.string() }).meta({ id: 'Vhost' })
+
+const ExchangeBody = z.strictObject({
+  type: z.enum(EXCHANGE_TYPES).default('direct'),
+  durable: z.boolean().default(true),
+  autoDelete: z.boolean().default(false),
+  internal: z.boolean().default(false).meta({ description: 'Only exchanges publish to it.' }),
+  arguments: Arguments,
+})
+const Exchange = ExchangeBody.extend({ name: z.string(), policy: z.string().optional() }).meta({
+  id: 'Exchange',
+})
+
+const BindingBody = z.strictObject({
+  source: z.string().max(limits.NAME_BYTES_MAX).meta({ description: 'The exchange bound from.' }),
+  destination: z.string().max(limits.NAME_BYTES_MAX),
+  destinationType: z.enum(['queue', 'exchange']).default('queue'),
+  routingKey: z.string().max(limits.NAME_BYTES_MAX).default(''),
+  arguments: Arguments,
+})
+const Binding = BindingBody.meta({ id: 'Binding' })
+
+const PolicyBody = z.strictObject({
+  pattern: z.string().meta({ description: 'A regular expression that finds the names it is for.' }),
+  applyTo: z.enum(['queues', 'exchanges', 'all']).default('all'),
+  priority: z
+    .int()
+    .min(-(2 ** 31))
+    .max(2 ** 31 - 1)
+    .default(0)
+    .meta({
+      description: 'Of several that match, the highest one applies.',
+    }),
+  definition: z.record(z.string(), z.json()),
+})
+const Policy = PolicyBody.extend({ name: z.string() }).meta({ id: 'Policy' })
+
+export const PUT_ANSWERS = {
+  201: { description: 'Created.' },
+  200: { description: 'It was there just so.' },
+} as const
+export const DELETE_ANSWERS = { 204: { description: 'It is not there.' } } as const
+export const DECLARE_REFUSALS: readonly ErrorCode[] = [
+  'vhost_not_found',
+  'declaration_conflict',
+  'forbidden',
+]
+export const declared = (created: boolean) => ({ status: created ? 201 : 200 })
+
+export function topologyRoutes({ topology }: Deps): Route[] {
+  const current = async () => {
+    await topology.refresh()
+    return topology.table
+  }
+  return [
+    ...vhostRoutes({ topology }, current),
+    ...exchangeRoutes({ topology }, current),
+    ...bindingRoutes({ topology }, current),
+    ...policyRoutes({ topology }, current),
+  ]
+}
+
+type Parts = Pick<Deps, 'topology'>
+type Current = () => Promise<Deps['topology']['table']>
+
+const tag = 'topology'
+
+function vhostRoutes({ topology }: Parts, current: Current): Route[] {
+  const path = '/v1/vhosts/:vhost'
+  return [
+    route({
+      method: 'get',
+      path: '/v1/vhosts',
+      tag,
+      summary: 'List vhosts',
+      query: PageQuery,
+      answers: { 200: { description: 'A page of them.', body: pageOf(Vhost) } },
+      async handle({ query }) {
+        const names = (await current()).vhosts()
+        const page = pageOn(names, (name) => name, query)
+        return { status: 200, body: { ...page, items: page.items.map((name) => ({ name })) } }
+      },
+    }),
+    route({
+      method: 'get',
+      path,
+      tag,
+      summary: 'Show a vhost',
+      answers: { 200: { description: 'It is there.', body: Vhost } },
+      refusals: ['vhost_not_found'],
+      async handle({ params: { vhost } }) {
+        if (!(await current()).hasVhost(vhost)) throw noVhost(vhost)
+        return { status: 200, body: { name: vhost } }
+      },
+    }),
+    route({
+      method: 'put',
+      path,
+      tag,
+      summary: 'Declare a vhost, with its predeclared exchanges',
+      body: z.strictObject({}),
+      answers: PUT_ANSWERS,
+      handle: async ({ params: { vhost } }) =>
+        declared((await topology.declareVhost(vhost)).created),
+    }),
+    route({
+      method: 'delete',
+      path,
+      tag,
+      summary: 'Delete a vhost with all that is in it, messages included',
+      answers: DELETE_ANSWERS,
+      async handle({ params: { vhost } }) {
+        await topology.deleteVhost(vhost)
+        return { status: 204 }
+      },
+    }),
+  ]
+}
+
+function exchangeRoutes({ topology }: Parts, current: Current): Route[] {
+  const path = '/v1/vhosts/:vhost/exchanges/:exchange'
+  return [
+    route({
+      method: 'get',
+      path: '/v1/vhosts/:vhost/exchanges',
+      tag,
+      summary: 'List exchanges',
+      query: PageQuery,
+      answers: { 200: { description: 'A page of them.', body: pageOf(Exchange) } },
+      refusals: ['vhost_not_found'],
+      async handle({ params: { vhost }, query }) {
+        const table = await current()
+        const page = pageOn(
+          table.exchanges(vhost),
+          ({ name }) => name || DEFAULT_EXCHANGE_ALIAS,
+          query,
+        )
+        const items = page.items.map((exchange) => shownExchange(table, vhost, exchange))
+        return { status: 200, body: { ...page, items } }
+      },
+    }),
+    route({
+      method: 'get',
+      path,
+      tag,
+      summary: 'Show an exchange',
+      answers: { 200: { description: 'The exchange.', body: Exchange } },
+      refusals: ['vhost_not_found', 'exchange_not_found'],
+      async handle({ params: { vhost, exchange } }) {
+        const table = await current()
+        if (!table.hasVhost(vhost)) throw noVhost(vhost)
+        const found = table.exchange(vhost, exchangeName(exchange))
+        if (!found) {
+          const text = `There is no exchange ${JSON.stringify(exchange)}.`
+          throw new BrokerError('exchange_not_found', text)
+        }
+        return { status: 200, body: shownExchange(table, vhost, found) }
+      },
+    }),
+    route({
+      method: 'put',
+      path,
+      tag,
+      summary: 'Declare an exchange',
+      body: ExchangeBody,
+      answers: PUT_ANSWERS,
+      refusals: DECLARE_REFUSALS,
+      async handle({ params: { vhost, exchange }, body }) {
+        const name = exchangeName(exchange)
+        return declared((await topology.declareExchange(vhost, { name, ...body })).created)
+      },
+    }),
+    route({
+      method: 'delete',
+      path,
+      tag,
+      summary: 'Delete an exchange and its bindings',
+      query: z.strictObject({
+        ifUnused: z
+          .stringbool()
+          .default(false)
+          .meta({ description: 'Only if nothing is bound from it.' }),
+      }),
+      answers: DELETE_ANSWERS,
+      refusals: ['vhost_not_found', 'in_use', 'forbidden'],
+      async handle({ params: { vhost, exchange }, query }) {
+        await topology.deleteExchange(vhost, exchangeName(exchange), query)
+        return { status: 204 }
+      },
+    }),
+  ]
+}
+
+function bindingRoutes({ topology }: Parts, current: Current): Route[] {
+  const path = '/v1/vhosts/:vhost/bindings'
+  const refusals = [
+    'vhost_not_found',
+    'exchange_not_found',
+    'queue_not_found',
+    'forbidden',
+  ] as const
+  const named = ({ source, ...rest }: z.output<typeof BindingBody>): BindingDefinition => ({
+    source: exchangeName(source),
+    ...rest,
+  })
+  return [
+    route({
+      method: 'get',
+      path,
+      tag,
+      summary: 'List bindings',
+      description:
+        'Every queue is also bound to the default exchange by its name; that is not listed.',
+      query: PageQuery.extend({
+        source: z.string().optional().meta({ description: 'Only those of this exchange.' }),
+        destination: z
+          .string()
+          .optional()
+          .meta({ description: 'Only those to this queue or exchange.' }),
+      }),
+      answers: {
+        200: {
+          description: 'A page of them; names are those of routing keys.',
+          body: pageOf(Binding),
+        },
+      },
+      refusals: ['vhost_not_found'],
+      async handle({ params: { vhost }, query: { source, destination, ...query } }) {
+        const all = (await current()).bindings(
+          vhost,
+          source === undefined ? {} : { source: exchangeName(source) },
+        )
+        const wanted = all
+          .filter((binding) => destination === undefined || binding.destination === destination)
+          .sort((a, b) => (sortKey(a) < sortKey(b) ? -1 : 1))
+        return { status: 200, body: pageOn(wanted, ({ routingKey }) => routingKey, query) }
+      },
+    }),
+    route({
+      method: 'put',
+      path,
+      tag,
+      summary: 'Bind a queue or an exchange to an exchange',
+      body: BindingBody,
+      answers: PUT_ANSWERS,
+      refusals,
+      async handle({ params: { vhost }, body }) {
+        return declared((await topology.bind(vhost, named(body))).created)
+      },
+    }),
+    route({
+      method: 'delete',
+      path,
+      tag,
+      summary: 'Delete a binding: the one that has all these fields',
+      body: BindingBody,
+      answers: DELETE_ANSWERS,
+      refusals: ['vhost_not_found', 'forbidden'],
+      async handle({ params: { vhost }, body }) {
+        await topology.unbind(vhost, named(body))
+        return { status: 204 }
+      },
+    }),
+  ]
+}
+
+function policyRoutes({ topology }: Parts, current: Current): Route[] {
+  const path = '/v1/vhosts/:vhost/policies/:policy'
+  return [
+    route({
+      method: 'get',
+      path: '/v1/vhosts/:vhost/policies',
+      tag,
+      summary: 'List policies',
+      query: PageQuery,
+      answers: { 200: { description: 'A page of them.', body: pageOf(Policy) } },
+      refusals: ['vhost_not_found'],
+      async handle({ params: { vhost }, query }) {
+        return {
+          status: 200,
+          body: pageOn((await current()).policies(vhost), ({ name }) => name, query),
+        }
+      },
+    }),
+    route({
+      method: 'get',
+      path,
+      tag,
+      summary: 'Show a policy',
+      answers: { 200: { description: 'The policy.', body: Policy } },
+      refusals: ['vhost_not_found', 'policy_not_found'],
+      async handle({ params: { vhost, policy } }) {
+        const table = await current()
+        if (!table.hasVhost(vhost)) throw noVhost(vhost)
+        const found = table.policy(vhost, policy)
+        if (!found) {
+          throw new BrokerError('policy_not_found', `There is no policy ${JSON.stringify(policy)}.`)
+        }
+        return { status: 200, body: found }
+      },
+    }),
+    route({
+      method: 'put',
+      path,
+      tag,
+      summary: 'Create or replace a policy; it acts on existing queues at once',
+      body: PolicyBody,
+      answers: PUT_ANSWERS,
+      refusals: ['vhost_not_found'],
+      async handle({ params: { vhost, policy }, body }) {
+        return declared((await topology.putPolicy(vhost, { name: policy, ...body })).created)
+      },
+    }),
+    route({
+      method: 'delete',
+      path,
+      tag,
+      summary: 'Delete a policy',
+      answers: DELETE_ANSWERS,
+      refusals: ['vhost_not_found'],
+      async handle({ params: { vhost, policy } }) {
+        await topology.deletePolicy(vhost, policy)
+        return { status: 204 }
+      },
+    }),
+  ]
+}
+
+export function noVhost(vhost: string): BrokerError {
+  return new BrokerError('vhost_not_found', `There is no vhost ${JSON.stringify(vhost)}.`)
+}
+
+function shownExchange(
+  table: Deps['topology']['table'],
+  vhost: string,
+  exchange: ExchangeDefinition,
+) {
+  const policy = table.exchangePolicy(vhost, exchange.name)?.name
+  const name = exchange.name === DEFAULT_EXCHANGE ? DEFAULT_EXCHANGE_ALIAS : exchange.name
+  return { ...exchange, name, ...(policy !== undefined && { policy }) }
+}
+
+function sortKey({ source, destinationType, destination, routingKey }: BindingDefinition): string {
+  return [source, destinationType, destination, routingKey].join('\0')
+}
