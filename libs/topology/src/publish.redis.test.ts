@@ -1,0 +1,179 @@
+/**
+ * Publishing across processes: what one declares or deletes, the other's publishes see at once.
+ *
+ * Method: two stores with a topology each, as two processes have them. To make the second one's
+ * table certainly old, its hint and its own looking are outrun: it publishes in the same turn in
+ * which the first one's change is known to be committed.
+ */
+import assert from 'node:assert/strict'
+import { randomUUID } from 'node:crypto'
+import { type TestContext, test } from 'node:test'
+import type { Message } from '@sluice/core'
+import { openStore } from '@sluice/store'
+import { withRedis } from '@sluice/testkit'
+import { openTopology, Publisher, type Topology } from './index.ts'
+
+async function setup(t: TestContext) {
+  const { url, vhost } = await withRedis(t)
+  const report = (error: unknown) => t.diagnostic(String(error))
+  const open = async () => {
+    const store = await openStore({ url, report })
+    t.after(() => store.close())
+    const topology = await openTopology(store, report)
+    t.after(() => topology.close())
+    return { store, topology, publisher: new Publisher(topology, report) }
+  }
+  const [here, there] = [await open(), await open()]
+  await here.topology.declareVhost(vhost)
+  await there.topology.refresh()
+  return { here, there, vhost }
+}
+
+function message(exchange: string, routingKey: string, more: Partial<Message> = {}): Message {
+  return {
+    exchange,
+    routingKey,
+    orderingKey: '',
+    persistent: true,
+    priority: 0,
+    ttlMs: -1,
+    delayMs: 0,
+    dedupId: '',
+    durability: null,
+    properties: Buffer.from([0, 0]),
+    body: Buffer.from('hello'),
+    ...more,
+  }
+}
+
+const declare = (topology: Topology, vhost: string, name: string, args = {}) =>
+  topology.declareQueue(vhost, {
+    name,
+    durable: true,
+    autoDelete: false,
+    exclusive: '',
+    arguments: args,
+  })
+
+const ready = async (topology: Topology, vhost: string, name: string) =>
+  (await topology.table.queue(vhost, name)!.store.stats()).ready
+
+const names = (queues: readonly { definition: { name: string } }[]) =>
+  queues.map(({ definition }) => definition.name).sort()
+
+test('a publish that follows a declare elsewhere reaches the queue', async (t) => {
+  const { here, there, vhost } = await setup(t)
+  await declare(here.topology, vhost, 'orders')
+
+  const { outcome, queues } = await there.publisher.publishOne(vhost, message('', 'orders'))
+
+  assert.equal(outcome, 'stored')
+  assert.deepEqual(names(queues), ['orders'])
+  assert.equal(await ready(here.topology, vhost, 'orders'), 1)
+})
+
+test('a publish that follows a bind elsewhere reaches old and new queue, each once', async (t) => {
+  const { here, there, vhost } = await setup(t)
+  for (const name of ['old', 'new']) await declare(here.topology, vhost, name)
+  const bind = (destination: string) =>
+    here.topology.bind(vhost, {
+      source: 'amq.fanout',
+      destination,
+      destinationType: 'queue',
+      routingKey: '',
+      arguments: {},
+    })
+  await bind('old')
+  await there.topology.refresh()
+  await bind('new')
+
+  const { outcome, queues } = await there.publisher.publishOne(vhost, message('amq.fanout', 'k'))
+
+  assert.equal(outcome, 'stored')
+  assert.deepEqual(names(queues), ['new', 'old'])
+  assert.equal(await ready(here.topology, vhost, 'old'), 1)
+  assert.equal(await ready(here.topology, vhost, 'new'), 1)
+})
+
+test('a queue deleted elsewhere is routed around, and one declared again is a new queue', async (t) => {
+  const { here, there, vhost } = await setup(t)
+  await declare(here.topology, vhost, 'orders')
+  await there.topology.refresh()
+  await here.topology.deleteQueue(vhost, 'orders')
+  const gone = await there.publisher.publishOne(vhost, message('', 'orders'))
+  assert.equal(gone.outcome, 'unroutable')
+
+  await declare(here.topology, vhost, 'orders')
+  const again = await there.publisher.publishOne(vhost, message('', 'orders'))
+
+  assert.equal(again.outcome, 'stored')
+  assert.equal(await ready(here.topology, vhost, 'orders'), 1)
+})
+
+test('a deletion left half done is finished by the first publish that meets it', async (t) => {
+  const { here, there, vhost } = await setup(t)
+  const { definition } = await declare(here.topology, vhost, 'orders')
+  await there.topology.refresh()
+  await here.topology.table.queue(vhost, 'orders')!.store.drop({}) // and the process dies here
+
+  const { outcome } = await there.publisher.publishOne(vhost, message('', 'orders'))
+
+  assert.equal(outcome, 'unroutable')
+  assert.equal(there.topology.table.queue(vhost, 'orders'), undefined)
+  const { definition: next, created } = await declare(here.topology, vhost, 'orders')
+  assert.ok(created && next.epoch > definition.epoch)
+})
+
+test('an exchange that nobody declared is told apart from one that reaches nothing', async (t) => {
+  const { there, vhost } = await setup(t)
+  const missing = await there.publisher.publishOne(vhost, message('nowhere', 'k'))
+  const unroutable = await there.publisher.publishOne(vhost, message('amq.topic', 'k'))
+  assert.equal(missing.outcome, 'exchange-missing')
+  assert.equal(unroutable.outcome, 'unroutable')
+})
+
+test('the worst answer of several queues counts; a repeated publish completes the rest', async (t) => {
+  const { here, vhost } = await setup(t)
+  await declare(here.topology, vhost, 'roomy')
+  await declare(here.topology, vhost, 'tight', {
+    'x-max-length': 1,
+    'x-overflow': 'reject-publish',
+  })
+  for (const destination of ['roomy', 'tight']) {
+    const binding = { source: 'amq.fanout', destination, destinationType: 'queue' as const }
+    await here.topology.bind(vhost, { ...binding, routingKey: '', arguments: {} })
+  }
+  const publish = (dedupId: string) =>
+    here.publisher.publishOne(vhost, message('amq.fanout', 'k', { dedupId }))
+  assert.equal((await publish('a')).outcome, 'stored')
+  assert.equal((await publish('b')).outcome, 'full')
+
+  await here.topology.table.queue(vhost, 'tight')!.store.purge()
+  assert.equal((await publish('b')).outcome, 'stored', 'stored where it was refused')
+  assert.equal((await publish('b')).outcome, 'duplicate', 'everywhere by now')
+
+  assert.equal(await ready(here.topology, vhost, 'roomy'), 2)
+  assert.equal(await ready(here.topology, vhost, 'tight'), 1)
+})
+
+test('a thousand publishes of one turn are confirmed in order, each by its token', async (t) => {
+  const { here, vhost } = await setup(t)
+  await declare(here.topology, vhost, 'orders')
+  const tokens: number[] = []
+  await new Promise<void>((resolve) => {
+    const reply = {
+      published(token: number, outcome: string) {
+        assert.equal(outcome, 'stored')
+        if (tokens.push(token) === 1_000) resolve()
+      },
+    }
+    for (let token = 0; token < 1_000; token++) {
+      here.publisher.publish(vhost, message('', 'orders'), reply, token)
+    }
+  })
+  assert.deepEqual(
+    tokens,
+    Array.from({ length: 1_000 }, (_, token) => token),
+  )
+  assert.equal(await ready(here.topology, vhost, 'orders'), 1_000)
+})
