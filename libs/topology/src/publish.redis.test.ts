@@ -6,7 +6,6 @@
  * which the first one's change is known to be committed.
  */
 import assert from 'node:assert/strict'
-import { randomUUID } from 'node:crypto'
 import { type TestContext, test } from 'node:test'
 import type { Message } from '@sluice/core'
 import { openStore } from '@sluice/store'
