@@ -1,5 +1,16 @@
 export { ARGUMENTS_BYTES_MAX } from './arguments.ts'
 export {
+  type DeadLetterTarget,
+  type Death,
+  type DeathEntry,
+  type DeathHistory,
+  deadLetter,
+  deadLetterTarget,
+  deathHistory,
+  isCycle,
+  originalQueue,
+} from './dead-letter.ts'
+export {
   type Arguments,
   type BindingDefinition,
   EXCHANGE_TYPES,
