@@ -91,6 +91,23 @@ test('a peek ends at the byte limit, and its cursor goes on', async (t) => {
   assert.equal(second.cursor, '')
 })
 
+test('a peek shows messages behind another of their ordering key last, page by page', async (t) => {
+  const { queue } = await setup(t, { ordered: true })
+  const bodiesIn = ['a1', 'a2', 'a3', 'b1', 'b2'] // one batch, which the lease unpacks
+  await Promise.all(bodiesIn.map((body) => publish(queue, body, { orderingKey: body[0]! })))
+  const [first] = await leaseAll(queue, 1)
+  assert.equal(String(first?.record.body), 'a1')
+  const bodies: string[] = []
+  let cursor = ''
+  do {
+    const page = await queue.peek('ready', cursor, 1)
+    bodies.push(...page.messages.map(({ record }) => String(record.body)))
+    cursor = page.cursor
+  } while (cursor !== '')
+  assert.deepEqual(bodies.slice(0, 1), ['b1'])
+  assert.deepEqual(bodies.sort(), ['a2', 'a3', 'b1', 'b2'])
+})
+
 test('a thousand expired messages at the head hold up no consumer', async (t) => {
   const { queue } = await setup(t)
   await many(queue, 3_000, { ttlMs: 1 })

@@ -10,7 +10,7 @@ export {
   NO_DEFINITIONS,
 } from './definitions.ts'
 export { messageIdentity } from './identity.ts'
-export { TOPOLOGY_BASE } from './keys.ts'
+export { parseQueueBase, TOPOLOGY_BASE } from './keys.ts'
 export type { LeaseSettlement, SettleOutcome } from './leases.ts'
 export type { QueueStats } from './queue-stats.ts'
 export {

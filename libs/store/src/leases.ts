@@ -14,7 +14,11 @@ import type { QueueSettings } from './settings.ts'
 export type LeaseSettlement = { readonly token: string } & (
   | { readonly outcome: 'ack' }
   /** A failed delivery: again after `delayMs`, or after the queue's back-off. */
-  | { readonly outcome: 'retry'; readonly delayMs?: number; readonly reason?: string }
+  | {
+      readonly outcome: 'retry'
+      readonly delayMs?: number | undefined
+      readonly reason?: string | undefined
+    }
   /** Not a failed delivery: back to its old place at once. */
   | { readonly outcome: 'release' }
   | { readonly outcome: 'dead-letter'; readonly reason: string }

@@ -24,6 +24,7 @@ const OUTCOMES = [
 const SETTLEMENTS = [
   'settled',
   'retried',
+  'released',
   'dead-lettered',
   'extended',
   'stale',

@@ -22,5 +22,6 @@ export {
 } from './definition.ts'
 export { compilePattern, PATTERN_LENGTH_MAX, type Pattern } from './pattern.ts'
 export { type Published, Publisher, type PublishReply } from './publish.ts'
+export { appendTo, type Redriven, redrive } from './redrive.ts'
 export { type QueueEntry, type Route, RoutingTable } from './routing-table.ts'
 export { openTopology, TOPOLOGY_DEFAULTS, type Topology, type TopologyOptions } from './topology.ts'

@@ -2,9 +2,9 @@
   peek: read messages without touching them.
 
   ARGV[1] options  see prelude
-  ARGV[2] state    ready: in the order they would be delivered, level by level; delayed: by due time;
-                   held: by deadline; dead: on their way to the dead letters; one: a single one,
-                   wherever it is
+  ARGV[2] state    ready: in the order they would be delivered, level by level, those behind another
+                   of their ordering key last; delayed: by due time; held: by deadline; dead: on
+                   their way to the dead letters; one: a single one, wherever it is
   ARGV[3] after    '' = from the start, else the last reply's cursor; with 'one' the message's ref
   ARGV[4] limit    about how many: a batch is never cut, so up to 127 more may come
   ARGV[5] bytesMax the reply's bytes after which no further message is added
@@ -83,10 +83,10 @@ local function lastDelivered(level)
   return '0-0'
 end
 
--- The cursor is '<level> side <ref>' or '<level> log <entry id>'.
+-- The cursor is '<level> side <ref>', '<level> log <entry id>' or '0 parked <rank>'.
 local level, part, position = string.match(after, '^(%d) (%a+) ?(.*)$')
 level, part, position = tonumber(level) or levels - 1, part or 'side', position or ''
-while level >= 0 and level < levels and call('EXISTS', logOf(level)) == 1 do
+while part ~= 'parked' and level >= 0 and level < levels and call('EXISTS', logOf(level)) == 1 do
   if part == 'side' then
     local digit = string.format('%x', 9 - level)
     local from = position == '' and '[' .. digit or '(' .. position
@@ -116,5 +116,16 @@ while level >= 0 and level < levels and call('EXISTS', logOf(level)) == 1 do
     end
   end
   level, part, position = level - 1, 'side', ''
+end
+if ordered then
+  local from = part == 'parked' and tonumber(position) or 0
+  for i, member in ipairs(call('ZRANGE', PARKED, from, from + limit - found - 1)) do
+    local ref = string.sub(member, -24)
+    add(ref, call('HGET', SIDE, ref), 0)
+    if full() then
+      reply[1] = '0 parked ' .. (from + i)
+      break
+    end
+  end
 end
 return reply

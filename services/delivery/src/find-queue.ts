@@ -1,0 +1,46 @@
+import { BrokerError } from '@sluice/core'
+import type { QueueEntry, Topology } from '@sluice/topology'
+
+/**
+ * The queue of a request. One that this process has not heard of may have been declared elsewhere a
+ * moment ago, so the topology is read again before queue_not_found or vhost_not_found is thrown.
+ */
+export async function findQueue(
+  topology: Topology,
+  { vhost, queue }: { vhost: string; queue: string },
+): Promise<QueueEntry> {
+  const known = topology.table.queue(vhost, queue)
+  if (known) return known
+  await topology.refresh()
+  const entry = topology.table.queue(vhost, queue)
+  if (entry) return entry
+  if (!topology.table.hasVhost(vhost)) {
+    throw new BrokerError('vhost_not_found', `There is no vhost ${JSON.stringify(vhost)}.`)
+  }
+  throw queueNotFound(queue)
+}
+
+/**
+ * `use(queue)`, and again with the queue that has its name since, when it turns out to be deleted.
+ * Throws as findQueue does.
+ */
+export async function onQueue<T>(
+  topology: Topology,
+  path: { vhost: string; queue: string },
+  use: (entry: QueueEntry) => Promise<T>,
+): Promise<T> {
+  const entry = await findQueue(topology, path)
+  try {
+    return await use(entry)
+  } catch (error) {
+    if (!(error instanceof BrokerError) || error.code !== 'queue_not_found') throw error
+    await topology.refresh()
+    const next = await findQueue(topology, path)
+    if (next.definition.epoch === entry.definition.epoch) throw error
+    return use(next)
+  }
+}
+
+function queueNotFound(queue: string): BrokerError {
+  return new BrokerError('queue_not_found', `There is no queue ${JSON.stringify(queue)}.`)
+}

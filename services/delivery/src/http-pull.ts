@@ -1,0 +1,158 @@
+/**
+ * HTTP pull: a consumer leases messages, works, then settles each.
+ *
+ * Any process settles what any other leased. What a lease is: libs/store/src/leases.ts.
+ */
+import { BrokerError, limits } from '@sluice/core'
+import { type Deps, type Route, route } from '@sluice/server'
+import type { LeasedMessage } from '@sluice/store'
+import type { Count } from '@sluice/telemetry'
+import { z } from 'zod'
+import { findQueue, onQueue } from './find-queue.ts'
+import { Encoding, StoredFields, storedJson } from './message-json.ts'
+
+const LEASE_MESSAGES_MAX = 1_000
+const SETTLEMENTS_MAX = 1_000
+/** Shorter than the 60 s after which the usual proxies cut a silent request. */
+const WAIT_MS_MAX = 50_000
+const LEASE_MS_MIN = 1_000
+const LEASE_MS_MAX = 12 * 3_600_000
+/** Requests that wait for a message, in this process: each holds a socket and a timer. */
+export const LONG_POLLS_MAX = 5_000
+
+const leaseMs = z.int().min(LEASE_MS_MIN).max(LEASE_MS_MAX)
+
+const Lease = z.strictObject({
+  max: z.int().min(1).max(LEASE_MESSAGES_MAX).default(1),
+  waitMs: z.int().min(0).max(WAIT_MS_MAX).default(0).meta({
+    description: 'How long to wait for a first message; 0 answers at once.',
+  }),
+  leaseMs: leaseMs.default(30_000).meta({
+    description: 'After this a message that is not settled is delivered again.',
+  }),
+  consumer: z.string().min(1).max(255).optional().meta({
+    description: 'Kept with dead letters, to tell who had them. Default: the name of the user.',
+  }),
+})
+
+const Leased = StoredFields.extend({
+  id: z.string().meta({ description: 'Names the message within its queue.' }),
+  token: z.string().meta({ description: 'Settles this delivery.' }),
+  deliveryCount: z.int().meta({ description: 'Deliveries so far, this one included.' }),
+  failedCount: z.int(),
+  redelivered: z.boolean(),
+  leaseMs: z.int(),
+}).meta({ id: 'LeasedMessage' })
+
+const token = z.string().min(1).max(64)
+const reason = z.string().max(limits.REASON_BYTES_MAX)
+
+const Settlement = z.discriminatedUnion('outcome', [
+  z.strictObject({ token, outcome: z.literal('ack') }).meta({ description: 'Done; it is gone.' }),
+  z
+    .strictObject({
+      token,
+      outcome: z.literal('retry'),
+      delayMs: z.int().min(0).max(limits.DURATION_MS_MAX).optional(),
+      reason: reason.optional(),
+    })
+    .meta({ description: 'Failed: again after delayMs, or after the back-off of the queue.' }),
+  z
+    .strictObject({ token, outcome: z.literal('release') })
+    .meta({ description: 'Not tried: back to its old place, at once.' }),
+  z
+    .strictObject({ token, outcome: z.literal('dead-letter'), reason: reason.default('') })
+    .meta({ description: 'Given up: to the dead letters.' }),
+  z
+    .strictObject({ token, outcome: z.literal('extend'), leaseMs })
+    .meta({ description: 'The lease ends leaseMs from the moment of this request.' }),
+])
+
+const SettleBody = z.strictObject({
+  settlements: z.array(Settlement).min(1).max(SETTLEMENTS_MAX),
+})
+
+const OUTCOMES = ['settled', 'retried', 'released', 'dead-lettered', 'extended', 'stale'] as const
+
+export function pullRoutes({ topology, metrics }: Deps): Route[] {
+  const leased = metrics.count('leased', { door: 'http' })
+  const settled = Object.fromEntries(
+    OUTCOMES.map((outcome) => [outcome, metrics.count('settled', { door: 'http', outcome })]),
+  ) as Record<(typeof OUTCOMES)[number], Count>
+  let polls = 0
+
+  const lease = route({
+    method: 'post',
+    path: '/v1/vhosts/:vhost/queues/:queue/leases',
+    tag: 'consume',
+    summary: 'Lease messages',
+    description:
+      'Hands out up to `max` messages, oldest first, to be settled within `leaseMs`. Answers with fewer, ' +
+      'or none after `waitMs`, and stops short of `max` where messages are large (8 MiB).',
+    query: z.strictObject({ encoding: Encoding }),
+    body: Lease,
+    answers: {
+      200: { description: 'The messages.', body: z.object({ messages: z.array(Leased) }) },
+    },
+    refusals: ['vhost_not_found', 'queue_not_found', 'too_many_requests'],
+    async handle({ params, query, body, signal, principal }) {
+      const options = { ...body, consumer: body.consumer ?? principal.name, signal }
+      const waits = body.waitMs > 0 ? 1 : 0
+      if (polls + waits > LONG_POLLS_MAX) {
+        throw new BrokerError(
+          'too_many_requests',
+          `${LONG_POLLS_MAX} requests wait here already; try again, or with waitMs 0.`,
+        )
+      }
+      polls += waits
+      try {
+        const messages = await onQueue(topology, params, ({ store }) => store.lease(options))
+        leased.value += messages.length
+        return {
+          status: 200,
+          body: { messages: messages.map((m) => leasedJson(m, body.leaseMs, query.encoding)) },
+        }
+      } finally {
+        polls -= waits
+      }
+    },
+  })
+
+  const settle = route({
+    method: 'post',
+    path: '/v1/vhosts/:vhost/queues/:queue/settlements',
+    tag: 'consume',
+    summary: 'Settle leased messages',
+    description:
+      'An outcome each, in the order of the request. `stale` came too late, or again: it changes nothing.',
+    body: SettleBody,
+    answers: {
+      200: {
+        description: 'What became of each.',
+        body: z.object({ outcomes: z.array(z.enum(OUTCOMES)) }),
+      },
+    },
+    refusals: ['vhost_not_found', 'queue_not_found'],
+    async handle({ params, body: { settlements } }) {
+      const { store } = await findQueue(topology, params)
+      const outcomes = await store.settle(settlements)
+      for (const outcome of outcomes) settled[outcome].value++
+      return { status: 200, body: { outcomes } }
+    },
+  })
+
+  return [lease, settle]
+}
+
+function leasedJson(message: LeasedMessage, leaseMs: number, encoding: Encoding) {
+  const { id, token, record, deliveryCount, failedCount, redelivered } = message
+  return {
+    id,
+    token,
+    ...storedJson(record, encoding),
+    deliveryCount,
+    failedCount,
+    redelivered,
+    leaseMs,
+  }
+}

@@ -1,0 +1,42 @@
+/**
+ * Takes back what dead processes held.
+ *
+ * A process's name is dead once its heartbeat is gone; then every queue in which it may have left
+ * something is looked through, by any reaper, in bounded passes (reclaim.lua).
+ */
+import type { Deps } from '@sluice/server'
+import type { QueueEntry } from '@sluice/topology'
+
+type Needs = Pick<Deps, 'store' | 'topology' | 'metrics'>
+
+/** One pass over all dead names. Stops between two steps when the signal aborts. */
+export async function reclaimDeadSlots(deps: Needs, signal: AbortSignal): Promise<void> {
+  const { store, topology } = deps
+  const dead = await store.deadSlots()
+  if (dead.length === 0) return
+  await topology.refresh() // a queue that is not in the table after this is deleted
+  for (const { slot, queues } of dead) {
+    for (const { vhost, name, base } of queues) {
+      const entry = topology.table.queue(vhost, name)
+      if (entry && !(await reclaimFrom(deps, entry, slot, signal))) return
+      await store.slot.forget(slot, [base])
+    }
+    if (queues.length === 0) await store.slot.forget(slot, [])
+  }
+}
+
+/** Takes back what a dead name holds of one queue. False when the signal stopped it. */
+export async function reclaimFrom(
+  { metrics }: Pick<Deps, 'metrics'>,
+  { store }: QueueEntry,
+  slot: string,
+  signal: AbortSignal,
+): Promise<boolean> {
+  const reclaimed = metrics.count('reclaimed', {})
+  while (!signal.aborted) {
+    const { more, messages } = await store.reclaim(slot, { dead: true })
+    reclaimed.value += messages
+    if (!more) return true
+  }
+  return false
+}
