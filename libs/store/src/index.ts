@@ -10,6 +10,17 @@ export {
   NO_DEFINITIONS,
 } from './definitions.ts'
 export { messageIdentity } from './identity.ts'
+export { type Audited, audit } from './invariant.ts'
+export {
+  JOBS_PREFIX,
+  JOBS_QUEUE,
+  type Jobs,
+  REDRIVE_JOB,
+  type RedriveData,
+  type RedriveProgress,
+  type RedriveStatus,
+  SWEEP_JOB,
+} from './jobs.ts'
 export { parseQueueBase, TOPOLOGY_BASE } from './keys.ts'
 export type { LeaseSettlement, SettleOutcome } from './leases.ts'
 export type { QueueStats } from './queue-stats.ts'

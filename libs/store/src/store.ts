@@ -7,6 +7,7 @@
 import { type Appended, BrokerError, type Durability, limits, type Report } from '@sluice/core'
 import type { Redis } from 'ioredis'
 import { Definitions } from './definitions.ts'
+import { Jobs } from './jobs.ts'
 import { parseQueueBase } from './keys.ts'
 import { type QueueContext, QueueStore } from './queue-store.ts'
 import { connect, readServerState, type ServerState, unavailable } from './redis.ts'
@@ -73,6 +74,7 @@ export class Store {
   readonly slot: Slot
   /** The topology as stored. */
   readonly definitions: Definitions
+  readonly jobs: Jobs
   readonly #options: StoreOptions
   readonly #writes: Redis
   readonly #work: Redis
@@ -98,6 +100,7 @@ export class Store {
     this.#subscriber = subscriber
     this.#state = state
     this.definitions = new Definitions(work, subscriber)
+    this.jobs = new Jobs(work)
     this.slot = new Slot(work, subscriber, options.report, {
       wake: (base) => this.#queues.get(base)?.wake(),
       lost: () => options.report(new Error('this process was away for longer than its heartbeat')),
@@ -235,6 +238,7 @@ export class Store {
     while (this.#backlogBytes > 0 && Date.now() < deadline) {
       await new Promise((resolve) => setTimeout(resolve, 5))
     }
+    await this.jobs.close().catch(this.#options.report)
     await this.slot.close().catch(this.#options.report)
     for (const redis of [this.#subscriber, this.#writes, this.#work, this.#replicated]) {
       redis?.disconnect()

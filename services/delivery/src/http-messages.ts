@@ -16,17 +16,22 @@ const PAGE_MAX = 500
 const SCANNED_MAX = 10_000
 const SCAN_PAGE = 256
 
-const PeekQuery = z.strictObject({
+export const PageQuery = z.strictObject({
+  after: z.string().max(200).default('').meta({ description: 'The `next` of the last page.' }),
+  limit: z.coerce.number<string>().int().min(1).max(PAGE_MAX).default(20),
+  encoding: Encoding,
+})
+
+const PeekQuery = PageQuery.extend({
   state: z
     .enum(['ready', 'delayed', 'held', 'dead'])
     .default('ready')
     .meta({
       description:
         'ready: in the order they would be delivered, those behind another of their ordering key last; ' +
-        'delayed: by due time; held: leased or taken one by one, by deadline; dead: on their way to the dead letters.',
+        'delayed: by due time; held: leased or taken one by one, by deadline; dead: on their way to ' +
+        'the dead letters.',
     }),
-  after: z.string().max(200).default('').meta({ description: 'The `next` of the last page.' }),
-  limit: z.coerce.number<string>().int().min(1).max(PAGE_MAX).default(20),
   id: z.string().max(64).optional().meta({ description: 'Only this message, in any state.' }),
   header: z
     .string()
@@ -34,7 +39,6 @@ const PeekQuery = z.strictObject({
     .regex(/^[^:]+:/, 'is name:value')
     .optional()
     .meta({ description: 'name:value. Only messages with this header.' }),
-  encoding: Encoding,
 })
 
 export const PeekedJson = StoredFields.extend({

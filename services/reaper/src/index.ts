@@ -1,1 +1,1 @@
-export {}
+export { reaper } from './reaper.ts'

@@ -1,0 +1,13 @@
+/** The consumers' side: hands messages out, takes their settlements, and shows what is in a queue. */
+import type { Deps, Service } from '@sluice/server'
+import { deadLetterRoutes } from './http-dead-letters.ts'
+import { messageRoutes } from './http-messages.ts'
+import { pullRoutes } from './http-pull.ts'
+
+export function delivery(deps: Deps): Service {
+  return {
+    name: 'delivery',
+    routes: [...pullRoutes(deps), ...messageRoutes(deps), ...deadLetterRoutes(deps)],
+    loops: [],
+  }
+}

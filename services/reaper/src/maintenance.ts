@@ -1,0 +1,87 @@
+/**
+ * The reaper's side of the maintenance jobs (libs/store/src/jobs.ts): BullMQ hands each to one
+ * reaper, and to another when that one dies.
+ */
+import { onAbort, type Report, type Start } from '@sluice/core'
+import type { Deps } from '@sluice/server'
+import {
+  JOBS_PREFIX,
+  JOBS_QUEUE,
+  REDRIVE_JOB,
+  type RedriveData,
+  type RedriveProgress,
+  SWEEP_JOB,
+} from '@sluice/store'
+import { DelayedError, type Job, Worker } from 'bullmq'
+import { every } from './every.ts'
+import { redriveAll } from './redrive-all.ts'
+import { sweep } from './sweep.ts'
+
+export interface MaintenanceOptions {
+  readonly redisUrl: string
+  readonly sweepMs: number
+}
+
+const CONCURRENCY = 2
+/** A reaper that dies gives its job back after this, plus a look of another one. */
+const LOCK_MS = 10_000
+const STALLED_LOOK_MS = 5_000
+/** Reapers that may die over one job. */
+const STALLED_MAX = 100
+/** The scheduler is put back within this if Redis lost it. */
+const SCHEDULE_LOOK_MS = 60_000
+/** A job that a stopping reaper lays down is taken up again after this. */
+const LAID_DOWN_MS = 100
+
+export function maintenance(
+  deps: Pick<Deps, 'store' | 'topology' | 'metrics'>,
+  { redisUrl, sweepMs }: MaintenanceOptions,
+  report: Report,
+): Start {
+  return async (signal) => {
+    const worker = new Worker(JOBS_QUEUE, (job, token) => work(deps, job, token, signal), {
+      connection: { url: redisUrl, maxRetriesPerRequest: null, replyMapping: 'legacy' },
+      prefix: JOBS_PREFIX,
+      concurrency: CONCURRENCY,
+      lockDuration: LOCK_MS,
+      stalledInterval: STALLED_LOOK_MS,
+      maxStalledCount: STALLED_MAX,
+    })
+    worker.on('error', report)
+    worker.on('failed', (_job, error) => report(error))
+    const schedule = every(
+      SCHEDULE_LOOK_MS,
+      signal,
+      () => deps.store.jobs.scheduleSweep(sweepMs),
+      report,
+    )
+    const stopped = new Promise<void>((resolve) => onAbort(signal, resolve))
+    const closed = stopped.then(async () => {
+      await worker.close() // waits for the jobs under way, which lay down their work
+      await schedule.closed
+    })
+    return { closed }
+  }
+}
+
+async function work(
+  deps: Pick<Deps, 'store' | 'topology' | 'metrics'>,
+  job: Job,
+  token: string | undefined,
+  signal: AbortSignal,
+): Promise<unknown> {
+  if (job.name === SWEEP_JOB) return sweep(deps, signal)
+  if (job.name !== REDRIVE_JOB) throw new Error(`there is no job ${job.name}`)
+  const done = await redriveAll(deps, job.data as RedriveData, {
+    holder: `redrive-${job.id}`,
+    signal,
+    from: { redriven: 0, skipped: 0, ...(job.progress as Partial<RedriveProgress>) },
+    progress: (progress) => job.updateProgress({ ...progress }),
+  })
+  if (done) {
+    await job.updateProgress({ ...done })
+    return done
+  }
+  await job.moveToDelayed(Date.now() + LAID_DOWN_MS, token)
+  throw new DelayedError()
+}
