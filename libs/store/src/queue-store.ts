@@ -84,6 +84,7 @@ export class QueueStore implements AppendTarget {
   readonly #plain: Appender<QueueStore>
   /** Callers of `lease` that wait, oldest first. */
   readonly #waiters: (() => void)[] = []
+  readonly #listeners = new Set<() => boolean>()
   #look: NodeJS.Timeout | undefined
   #settings!: QueueSettings
   scriptOptions = ''
@@ -207,8 +208,20 @@ export class QueueStore implements AppendTarget {
     return this.#leases.settle(items)
   }
 
+  /**
+   * Hears of hints that something arrived, until the function it returns is called. A listener
+   * answers whether it has use for the message; otherwise the hint goes on to whoever has.
+   */
+  watch(listener: () => boolean): () => void {
+    this.#listeners.add(listener)
+    return () => this.#listeners.delete(listener)
+  }
+
   /** A hint that something arrived. Passed on when nobody here waits any more. */
   wake(): void {
+    for (const listener of this.#listeners) {
+      if (listener()) return
+    }
     const [waiter] = this.#waiters
     if (waiter) waiter()
     else this.#take(0, 0, '', 0).catch(this.#context.report)
@@ -224,7 +237,10 @@ export class QueueStore implements AppendTarget {
     return this.#take(credit, 0, '', wait ? 1 : 0)
   }
 
-  /** Acknowledges what the slot holds. A letter each, batches first: s(ettled) or x (stale). */
+  /**
+   * Acknowledges what the slot holds: batches of which every record is settled or was given back,
+   * `count` being all that they had, and single messages. A letter each: s(ettled) or x (stale).
+   */
   settleHeld(
     level: number,
     batches: readonly { id: string; count: number }[],
@@ -246,20 +262,14 @@ export class QueueStore implements AppendTarget {
     )
   }
 
-  /** Notes which records of a batch the slot has settled, so that a crash redelivers only the rest. */
-  settlePartly(level: number, id: string, bitmap: Buffer, count: number): Promise<string> {
+  /**
+   * Notes which records of a batch the slot has settled so far, so that a crash redelivers only the
+   * rest. Repeating it changes nothing.
+   */
+  settlePartly(level: number, id: string, bitmap: Buffer): Promise<string> {
     const { work, slot } = this.#context
     return this.#run(
-      scripts.settle(work, this.base, [
-        this.scriptOptions,
-        slot.number,
-        level,
-        0,
-        1,
-        id,
-        bitmap,
-        count,
-      ]),
+      scripts.settle(work, this.base, [this.scriptOptions, slot.number, level, 0, 1, id, bitmap]),
     )
   }
 

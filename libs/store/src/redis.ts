@@ -65,15 +65,22 @@ export async function connect(url: string, role: keyof typeof ROLES): Promise<Re
   throw unavailable(last)
 }
 
-/** What a caller is told when Redis does not answer or refuses. */
-export function unavailable(cause: unknown): BrokerError {
-  if (cause instanceof BrokerError) return cause
-  const text = cause instanceof Error ? cause.message : String(cause)
-  if (text.startsWith('OOM')) {
+/** Replies of a Redis that cannot serve at the moment; any other error reply is a fault of ours. */
+const PASSING =
+  /^(LOADING|READONLY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|BUSY|NOREPLICAS|UNBLOCKED)/
+
+/**
+ * What a caller is told when Redis does not answer or refuses: memory_high or store_unavailable.
+ * An error reply that waiting does not mend comes back as it is, to be reported.
+ */
+export function unavailable(cause: unknown): unknown {
+  if (!(cause instanceof Error) || cause instanceof BrokerError) return cause
+  if (cause.message.startsWith('OOM')) {
     return new BrokerError('memory_high', 'Redis is out of memory; consume, then try again.', {
       cause,
     })
   }
+  if (cause.name === 'ReplyError' && !PASSING.test(cause.message)) return cause
   return new BrokerError('store_unavailable', 'Redis does not answer; try again.', { cause })
 }
 

@@ -12,7 +12,8 @@
     dead           zset  ref -> ms until which a reaper claims it: dead letters on their way out
     tally          hash  ref -> 'acquired failed reason holder\nerror'; absent = never delivered
     partial        hash  entry id (level 0) or 'level:id' -> bitmap of records that left the batch
-    heads, parked  ordering keys: hash key -> the one message of it outside `parked`; zset 'key\0ref'
+    heads, parked  ordering keys: hash key -> the one message of it outside `parked`; zset of the key's
+                   length in a byte, the key, the ref: no key is the start of another's members
     meta           hash  epoch, gone, counters, agenda, and 'w:<writer>' -> the writer's last append
     waiting        set   slots that want a wake-up
     dedup:<epoch>:<bucket>  set of de-duplication ids
@@ -159,17 +160,22 @@ local function options(text)
   levels, ordered, deadLetters, deliveryLimit = tonumber(a), b == '1', c, tonumber(d)
 end
 
+local function parkedOf(key, ref)
+  return string.char(#key) .. key .. ref
+end
+
 -- Ordering keys: makes the next message of a key deliverable once `ref`, its head, has left.
 local function openKey(key, ref)
   if key == '' or call('HGET', HEADS, key) ~= ref then
     return
   end
-  local nextParked = call('ZRANGEBYLEX', PARKED, '[' .. key .. '\0', '(' .. key .. '\1', 'LIMIT', 0, 1)[1]
+  local nextParked = call(
+    'ZRANGEBYLEX', PARKED, '[' .. parkedOf(key, ''), '(' .. parkedOf(key, '~'), 'LIMIT', 0, 1)[1]
   if not nextParked then
     call('HDEL', HEADS, key)
     return
   end
-  local nextRef = string.sub(nextParked, #key + 2)
+  local nextRef = string.sub(nextParked, -24)
   call('ZREM', PARKED, nextParked)
   call('HSET', HEADS, key, nextRef)
   call('ZADD', READY, 0, nextRef)
@@ -181,7 +187,7 @@ local function makeReady(ref, value)
   if ordered then
     local key = orderingKey(value, VALUE_HEADER + 1)
     if key ~= '' and call('HSETNX', HEADS, key, ref) == 0 and call('HGET', HEADS, key) ~= ref then
-      call('ZADD', PARKED, 0, key .. '\0' .. ref)
+      call('ZADD', PARKED, 0, parkedOf(key, ref))
       return
     end
   end
@@ -244,6 +250,19 @@ local function eachRecord(blob, bitmap, visit)
     end
     at = at + 4 + size
   end
+end
+
+-- How many records a bitmap of `partial` names.
+local function popcount(bitmap)
+  local total = 0
+  for i = 1, #bitmap do
+    local byte = string.byte(bitmap, i)
+    while byte > 0 do
+      total = total + byte % 2
+      byte = math.floor(byte / 2)
+    end
+  end
+  return total
 end
 
 local function expiresOf(value)

@@ -27,18 +27,6 @@ local now = clock()
 local outcomes = {}
 local soonest
 
-local function popcount(bitmap)
-  local total = 0
-  for i = 1, #bitmap do
-    local byte = string.byte(bitmap, i)
-    while byte > 0 do
-      total = total + byte % 2
-      byte = math.floor(byte / 2)
-    end
-  end
-  return total
-end
-
 -- Takes record `index` out of a pending batch: its ref and value, or nil when it is not held.
 local function leaveBatch(place, index)
   local level, id = string.match(place, '^(%d+):(.+)$')

@@ -9,10 +9,10 @@
   ARGV[2] slot     the caller's slot number; 0 = leases
   ARGV[3] level    of the batches
   ARGV[4] batches  how many pairs of entry id and count follow
-  ARGV[5] partials how many triples of entry id, bitmap and count follow the pairs
-  ARGV[6] ...      id, count: records of the batch that were not counted as settled or moved before;
-                   id, bitmap, count: records that left the batch so far, and how many of them
-                   since the last call;
+  ARGV[5] partials how many pairs of entry id and bitmap follow those
+  ARGV[6] ...      id, count: a batch of which every record is settled or was moved, and how many
+                   records it had;
+                   id, bitmap: records of a batch that are settled so far;
                    then per single message its ref and fence: '' for the slot, else deliveries made
 
   Returns {'ok', outcomes}: a letter a batch, then a partial, then a message: s(ettled) or x (stale)
@@ -25,11 +25,18 @@ local outcomes = {}
 local settled = 0
 local at = 6
 
+-- Records of a batch that left it before: settled and counted, or moved.
+local function leftBefore(id)
+  return popcount(call('HGET', PARTIAL, partialOf(level, id)) or '')
+end
+
 if batches > 0 then
-  local ids, total = {}, 0
+  local ids, counts, total = {}, {}, 0
+  local picked = call('EXISTS', PARTIAL) == 1
   for i = 1, batches do
     ids[i] = ARGV[at]
-    total = total + tonumber(ARGV[at + 1])
+    counts[i] = tonumber(ARGV[at + 1]) - (picked and leftBefore(ids[i]) or 0)
+    total = total + counts[i]
     at = at + 2
   end
   if call('XACK', log, GROUP, unpack(ids)) == batches then
@@ -40,27 +47,31 @@ if batches > 0 then
     for i = 1, batches do
       local held = #call('XRANGE', log, ids[i], ids[i]) > 0
       outcomes[#outcomes + 1] = held and 's' or 'x'
-      settled = settled + (held and tonumber(ARGV[4 + 2 * i + 1]) or 0)
+      settled = settled + (held and counts[i] or 0)
     end
   end
   call('XDEL', log, unpack(ids))
-end
-
-for _ = 1, partials do
-  local id, bitmap, number = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
-  at = at + 3
-  if #call('XPENDING', log, GROUP, id, id, 1, 'd' .. slotNumber) > 0 then
-    call('HSET', PARTIAL, partialOf(level, id), bitmap)
-    settled = settled + number
-    outcomes[#outcomes + 1] = 's'
-  else
-    outcomes[#outcomes + 1] = 'x'
+  for i = 1, picked and batches or 0 do
+    call('HDEL', PARTIAL, partialOf(level, ids[i]))
   end
 end
 
-if batches > 0 and call('EXISTS', PARTIAL) == 1 then
-  for i = 1, batches do
-    call('HDEL', PARTIAL, partialOf(level, ARGV[4 + 2 * i]))
+for _ = 1, partials do
+  local id, bitmap = ARGV[at], ARGV[at + 1]
+  at = at + 2
+  if #call('XPENDING', log, GROUP, id, id, 1, 'd' .. slotNumber) > 0 then
+    local field = partialOf(level, id)
+    local before = call('HGET', PARTIAL, field) or string.rep('\0', #bitmap)
+    local after = {}
+    for i = 1, #bitmap do
+      after[i] = string.char(bit.bor(string.byte(before, i), string.byte(bitmap, i)))
+    end
+    bitmap = table.concat(after)
+    call('HSET', PARTIAL, field, bitmap)
+    settled = settled + popcount(bitmap) - popcount(before)
+    outcomes[#outcomes + 1] = 's'
+  else
+    outcomes[#outcomes + 1] = 'x'
   end
 end
 

@@ -1,0 +1,212 @@
+/**
+ * Feeds over a real queue: credit is never exceeded, everything is settled once, order is kept.
+ */
+import assert from 'node:assert/strict'
+import { type TestContext, test } from 'node:test'
+import { encodeRecord, openStore, QUEUE_SETTINGS_DEFAULT, type QueueStore } from '@sluice/store'
+import { randomFor, waitFor, withRedis } from '@sluice/testkit'
+import { type Consumer, type Delivery, Feed } from './feed.ts'
+
+async function setup(t: TestContext) {
+  const { url, vhost } = await withRedis(t)
+  const report = (error: unknown) => t.diagnostic(String(error))
+  const open = async () => {
+    const store = await openStore({ url, report })
+    t.after(() => store.close())
+    return { slot: store.slot.name, queue: store.queue(vhost, 'orders', 1, QUEUE_SETTINGS_DEFAULT) }
+  }
+  const { slot, queue } = await open()
+  await queue.create()
+  let ended = 0
+  const feed = () => {
+    const feed = new Feed(queue, report, () => ended++)
+    t.after(() => feed.close())
+    return feed
+  }
+  return { slot, queue, open, feed, ended: () => ended }
+}
+
+/** Publishes bodies '0', '1', ...; settles when all are stored. */
+function publish(queue: QueueStore, count: number, from = 0): Promise<void> {
+  return new Promise((resolve) => {
+    let left = count
+    const reply = { appended: () => void (--left === 0 && resolve()) }
+    for (let n = from; n < from + count; n++) {
+      const record = encodeRecord({
+        exchange: '',
+        routingKey: 'orders',
+        orderingKey: '',
+        persistent: true,
+        priority: 0,
+        ttlMs: -1,
+        delayMs: 0,
+        dedupId: '',
+        durability: null,
+        properties: Buffer.from([0, 0]),
+        body: Buffer.from(String(n)),
+      })
+      queue.append(record, 0, -1, 0, '', null, reply, n)
+    }
+  })
+}
+
+class TestConsumer implements Consumer {
+  readonly priority: number
+  readonly noAck = false
+  readonly held: Delivery[] = []
+  readonly seen: number[] = []
+  readonly prefetch: number
+  gone = false
+  onDelivery: (delivery: Delivery) => void = () => {}
+
+  constructor(prefetch: number, priority = 0) {
+    this.prefetch = prefetch
+    this.priority = priority
+  }
+
+  credit(): number {
+    return this.prefetch - this.held.length
+  }
+
+  deliver(delivery: Delivery): void {
+    this.held.push(delivery)
+    assert.ok(this.held.length <= this.prefetch, 'more than the credit')
+    this.seen.push(Number(delivery.record.body.toString()))
+    this.onDelivery(delivery)
+  }
+
+  cancelled(): void {
+    this.gone = true
+  }
+
+  take(delivery: Delivery): void {
+    this.held.splice(this.held.indexOf(delivery), 1)
+  }
+}
+
+const back = (failure: string, action: 'ready' | 'due' | 'dead' = 'ready') => ({
+  action,
+  delayMs: 0,
+  failure,
+})
+
+test('one consumer gets everything in order, never more than its prefetch', async (t) => {
+  const { queue, feed } = await setup(t)
+  await publish(queue, 1_000)
+  const consumer = new TestConsumer(10)
+  const orders = feed()
+  consumer.onDelivery = (delivery) =>
+    setImmediate(() => {
+      consumer.take(delivery)
+      orders.ack(delivery)
+    })
+  orders.attach(consumer)
+  await waitFor(async () => (await queue.stats()).acked === 1_000, { what: 'all to be settled' })
+  assert.deepEqual(
+    consumer.seen,
+    Array.from({ length: 1_000 }, (_, n) => n),
+  )
+  assert.equal((await queue.stats()).unacked, 0)
+})
+
+test('what a consumer gives back comes again, first, flagged, and counted', async (t) => {
+  const { queue, feed } = await setup(t)
+  await publish(queue, 20)
+  const orders = feed()
+  const first = new TestConsumer(20)
+  orders.attach(first)
+  await waitFor(() => first.held.length === 20, { what: 'all deliveries' })
+  const [a, b, c, ...rest] = first.held.splice(0) as [Delivery, Delivery, Delivery, ...Delivery[]]
+  orders.detach(first)
+  for (const delivery of rest) orders.ack(delivery)
+  orders.giveBack(b, back('+boom'))
+  orders.giveBack(a, back('-'))
+  orders.giveBack(c, back('+bad', 'dead'))
+  await orders.settled()
+  assert.deepEqual((await queue.stats()).acked, 17)
+
+  const second = new TestConsumer(5)
+  const again = feed()
+  again.attach(second)
+  await waitFor(() => second.held.length === 2, { what: 'both again' })
+  assert.deepEqual(second.seen, [0, 1])
+  assert.deepEqual(
+    second.held.map(({ redelivered, acquired, failed }) => ({ redelivered, acquired, failed })),
+    [
+      { redelivered: true, acquired: 2, failed: 0 },
+      { redelivered: true, acquired: 2, failed: 1 },
+    ],
+  )
+  assert.equal((await queue.stats()).dead, 1)
+})
+
+test('the higher priority is served first while it has credit', async (t) => {
+  const { queue, feed } = await setup(t)
+  const orders = feed()
+  const low = new TestConsumer(100)
+  const high = new TestConsumer(30, 5)
+  orders.attach(low)
+  orders.attach(high)
+  await publish(queue, 50)
+  await waitFor(() => low.held.length + high.held.length === 50, { what: 'all deliveries' })
+  assert.equal(high.held.length, 30)
+})
+
+test('a batch half settled for a while is noted: after a crash only the rest comes again', async (t) => {
+  const { slot, queue, open, feed } = await setup(t)
+  await publish(queue, 40)
+  const orders = feed()
+  const consumer = new TestConsumer(40)
+  orders.attach(consumer)
+  await waitFor(() => consumer.held.length === 40, { what: 'all deliveries' })
+  for (const delivery of consumer.held.splice(0, 25)) orders.ack(delivery)
+  await waitFor(async () => (await queue.stats()).acked === 25, { what: 'the note' })
+
+  const { queue: other } = await open()
+  while ((await other.reclaim(slot, { dead: true })).more);
+  const leased = await other.lease({ max: 100, leaseMs: 60_000, waitMs: 0, consumer: 'next' })
+  assert.deepEqual(
+    leased.map(({ record, redelivered }) => [Number(record.body.toString()), redelivered]),
+    Array.from({ length: 15 }, (_, n) => [n + 25, true]),
+  )
+})
+
+test('consumers come and go, settle at random, and nothing is lost or settled twice', async (t) => {
+  const { queue, feed, ended } = await setup(t)
+  const random = randomFor(t)
+  const orders = feed()
+  const done = new Set<number>()
+  const consume = (consumer: TestConsumer) => {
+    consumer.onDelivery = (delivery) =>
+      setTimeout(() => {
+        if (!consumer.held.includes(delivery)) return
+        consumer.take(delivery)
+        const n = Number(delivery.record.body.toString())
+        if (random.next() < 0.2) {
+          orders.giveBack(delivery, back('-'))
+        } else {
+          assert.ok(!done.has(n), `${n} was settled before`)
+          done.add(n)
+          orders.ack(delivery)
+        }
+      }, random.next() * 3)
+    orders.attach(consumer)
+  }
+  const publishing = publish(queue, 2_000)
+  let consumers = [new TestConsumer(1), new TestConsumer(7), new TestConsumer(50, 1)]
+  for (const consumer of consumers) consume(consumer)
+  while (done.size < 2_000) {
+    await new Promise((resolve) => setTimeout(resolve, 10))
+    const leaver = consumers.shift()!
+    orders.detach(leaver)
+    for (const delivery of leaver.held.splice(0)) orders.giveBack(delivery, back('-'))
+    const next = new TestConsumer(1 + Math.floor(random.next() * 60))
+    consumers = [...consumers, next]
+    consume(next)
+  }
+  await publishing
+  for (const consumer of consumers) orders.detach(consumer)
+  await waitFor(() => ended() === 1, { what: 'the feed to end' })
+  const { ready, unacked, acked, dead } = await queue.stats()
+  assert.deepEqual({ ready, unacked, acked, dead }, { ready: 0, unacked: 0, acked: 2_000, dead: 0 })
+})

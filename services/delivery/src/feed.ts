@@ -1,0 +1,442 @@
+/**
+ * One queue's messages to the consumers that this process serves, and their settlements back.
+ *
+ * The process holds whole batches through its slot: nothing is written to Redis per message until it
+ * is settled, and what settles in one event-loop turn goes out in one script call. A batch of which
+ * some messages stay unsettled for longer than PARTIAL_MS has the others noted, which bounds the
+ * duplicates of a crash. At most as much is taken as the consumers may hold, so nothing is hoarded.
+ *
+ * Hot path: a message costs one Delivery object. Measured by test/bench/amqp.bench.ts.
+ */
+import { BrokerError, limits, type Report } from '@sluice/core'
+import type { HeldReturn, MessageRecord, QueueStore, Taken } from '@sluice/store'
+
+/** Somebody who takes deliveries. */
+export interface Consumer {
+  /** Higher is served first while it has credit. */
+  readonly priority: number
+  /** Deliveries count as settled once they are handed over. */
+  readonly noAck: boolean
+  /** How many more it may get now; asked before each delivery. */
+  credit(): number
+  deliver(delivery: Delivery): void
+  /** The queue is gone; no further delivery comes. */
+  cancelled(): void
+}
+
+/** A batch that the slot holds, as far as its messages are not settled one way or the other. */
+interface HeldBatch {
+  readonly level: number
+  readonly id: string
+  readonly count: number
+  /** Messages neither settled nor given back. */
+  left: number
+  /** Whether any was settled. Without, the last one given back has removed the batch itself. */
+  settled: boolean
+  /** Bits of the settled ones; made when one settles while others are left. */
+  bitmap: Buffer | undefined
+  /** When it became half settled, ms of the local clock; 0 = it is not, or all of it was told. */
+  halfSince: number
+}
+
+/** One handing of a message to a consumer. Settle it once, through the feed that made it. */
+export class Delivery {
+  readonly feed: Feed
+  readonly record: MessageRecord
+  /** Deliveries so far, this one included. */
+  readonly acquired: number
+  readonly failed: number
+  readonly batch: HeldBatch | undefined
+  /** '' for a message in a batch. */
+  readonly ref: string
+  readonly index: number
+
+  constructor(
+    feed: Feed,
+    record: MessageRecord,
+    acquired: number,
+    failed: number,
+    batch: HeldBatch | undefined,
+    ref: string,
+    index: number,
+  ) {
+    this.feed = feed
+    this.record = record
+    this.acquired = acquired
+    this.failed = failed
+    this.batch = batch
+    this.ref = ref
+    this.index = index
+  }
+
+  get redelivered(): boolean {
+    return this.acquired > 1
+  }
+}
+
+/** How a delivery goes back: at once, after a delay, or to the dead letters. */
+export interface GiveBack {
+  readonly action: 'ready' | 'due' | 'dead'
+  readonly delayMs: number
+  /** '-' = not a failed delivery; else '+' and the last error. */
+  readonly failure: string
+}
+
+/** A batch stays half settled this long before the settled ones are noted, ms. */
+const PARTIAL_MS = 100
+/** After Redis was away, ms. */
+const RETRY_MS = 200
+/** Most credit asked for in one take: bounds what one process holds of one queue at a time. */
+const CREDIT_MAX = 4 * limits.BATCH_RECORDS_MAX
+/**
+ * How long a take waits for more credit while some consumers are still busy, ms: a take for little
+ * splits a batch, at some ten times the cost of a whole one.
+ */
+const GATHER_MS = 4
+
+export class Feed {
+  readonly #store: QueueStore
+  readonly #report: Report
+  readonly #ended: () => void
+  /** By priority; those of one priority in turn. */
+  readonly #consumers: Consumer[] = []
+  /** What the slot holds: 'level:id' of batches, refs of single messages. */
+  readonly #batches = new Map<string, HeldBatch>()
+  readonly #singles = new Set<string>()
+  /** Taken, but nobody has credit any more. */
+  readonly #backlog: Delivery[] = []
+  #held = 0
+  #taking = false
+  /** A take's reply was lost: the slot may hold what this feed does not know of. */
+  #lost = false
+  #lastBatch = 1
+  #timer: NodeJS.Timeout | undefined
+  readonly #unwatch: () => void
+
+  #settledBatches: HeldBatch[] = []
+  #settledRefs: string[] = []
+  #returns: { delivery: Delivery; how: GiveBack }[] = []
+  readonly #half = new Set<HeldBatch>()
+  #halfTimer: NodeJS.Timeout | undefined
+  #scheduled = false
+  /** Settlements on their way to Redis. */
+  #sending = 0
+
+  /** @param ended called when nobody consumes and nothing is held any more. */
+  constructor(store: QueueStore, report: Report, ended: () => void) {
+    this.#store = store
+    this.#report = report
+    this.#ended = ended
+    this.#unwatch = store.watch(() => {
+      if (this.#credit() === 0) return false
+      this.look()
+      return true
+    })
+  }
+
+  attach(consumer: Consumer): void {
+    this.#insert(consumer)
+    this.look()
+  }
+
+  /** What it holds stays with it until it is settled or given back. */
+  detach(consumer: Consumer): void {
+    const at = this.#consumers.indexOf(consumer)
+    if (at >= 0) this.#consumers.splice(at, 1)
+    if (this.#consumers.length > 0) return
+    clearTimeout(this.#timer)
+    for (const delivery of this.#backlog.splice(0)) this.giveBack(delivery, BACK_UNSEEN)
+    this.#endIfIdle()
+  }
+
+  /** Takes more when there is credit. Call it when a consumer has credit again. */
+  look(): void {
+    this.#drainBacklog()
+    if (this.#taking) return
+    const credit = this.#credit()
+    if (credit === 0) return
+    clearTimeout(this.#timer)
+    if (this.#held > 0 && credit < this.#lastBatch) {
+      this.#timer = setTimeout(() => this.#takeSoon(), GATHER_MS)
+    } else {
+      this.#takeSoon()
+    }
+  }
+
+  /** The message is done with. */
+  ack(delivery: Delivery): void {
+    const { batch, index } = delivery
+    this.#held--
+    if (batch) {
+      batch.left--
+      batch.settled = true
+      if (batch.left > 0) {
+        batch.bitmap ??= Buffer.alloc(Math.ceil(batch.count / 8))
+        batch.bitmap[index >> 3]! |= 1 << (index & 7)
+        if (batch.halfSince === 0) this.#noteHalf(batch)
+      } else {
+        this.#finish(batch)
+      }
+    } else {
+      this.#singles.delete(delivery.ref)
+      this.#settledRefs.push(delivery.ref)
+    }
+    this.#schedule()
+  }
+
+  /** The message goes back to its queue, or to the dead letters. */
+  giveBack(delivery: Delivery, how: GiveBack): void {
+    this.#held--
+    this.#returns.push({ delivery, how })
+    this.#schedule()
+  }
+
+  /** Waits until Redis has been told of every settlement. */
+  async settled(): Promise<void> {
+    while (this.#scheduled || this.#sending > 0 || this.#returns.length > 0) {
+      await new Promise((resolve) => setTimeout(resolve, 5))
+    }
+  }
+
+  /** Stops at once; what is held comes again when the slot is reclaimed. */
+  close(): void {
+    this.#consumers.length = 0
+    clearTimeout(this.#timer)
+    clearInterval(this.#halfTimer)
+    this.#unwatch()
+  }
+
+  #insert(consumer: Consumer): void {
+    let at = this.#consumers.length
+    while (at > 0 && this.#consumers[at - 1]!.priority < consumer.priority) at--
+    this.#consumers.splice(at, 0, consumer)
+  }
+
+  #credit(): number {
+    let credit = 0
+    for (const consumer of this.#consumers) {
+      credit += consumer.credit()
+      if (credit >= CREDIT_MAX) return CREDIT_MAX
+    }
+    return Math.max(0, credit - this.#backlog.length)
+  }
+
+  #takeSoon(): void {
+    this.#taking = true
+    this.#take()
+      .catch((error) => this.#failed(error))
+      .finally(() => {
+        this.#taking = false
+        this.#endIfIdle()
+      })
+      .catch(this.#report)
+  }
+
+  async #take(): Promise<void> {
+    if (this.#lost) {
+      await this.#store.recover([...this.#batches.keys(), ...this.#singles])
+      this.#lost = false
+    }
+    for (;;) {
+      const credit = this.#credit()
+      if (credit === 0) return
+      if (this.#held > 0 && credit < this.#lastBatch) {
+        this.#timer = setTimeout(() => this.look(), GATHER_MS)
+        return
+      }
+      const taken = await this.#store.take(credit, true)
+      if (taken.batches.length === 0 && taken.messages.length === 0) {
+        if (this.#consumers.length === 0) return
+        const idleMs = Math.min(taken.wakeMs < 0 ? Infinity : taken.wakeMs, limits.IDLE_LOOK_MS)
+        this.#timer = setTimeout(() => this.look(), idleMs)
+        return
+      }
+      this.#hand(taken)
+    }
+  }
+
+  #failed(error: unknown): void {
+    this.#lost = true
+    if (error instanceof BrokerError && error.code === 'queue_not_found') {
+      for (const consumer of this.#consumers.splice(0)) consumer.cancelled()
+      this.#endIfIdle()
+      return
+    }
+    if (!(error instanceof BrokerError)) this.#report(error)
+    if (this.#consumers.length > 0) this.#timer = setTimeout(() => this.look(), RETRY_MS)
+  }
+
+  #hand({ batches, messages }: Taken): void {
+    for (const { ref, acquired, failed, record } of messages) {
+      this.#singles.add(ref)
+      this.#deliver(new Delivery(this, record, acquired, failed, undefined, ref, 0))
+    }
+    for (const { level, id, records } of batches) {
+      const count = records.length
+      this.#lastBatch = count
+      const batch: HeldBatch = {
+        level,
+        id,
+        count,
+        left: count,
+        settled: false,
+        bitmap: undefined,
+        halfSince: 0,
+      }
+      this.#batches.set(`${level}:${id}`, batch)
+      for (let index = 0; index < count; index++) {
+        this.#deliver(new Delivery(this, records[index]!, 1, 0, batch, '', index))
+      }
+    }
+    if (this.#consumers.length === 0) {
+      for (const delivery of this.#backlog.splice(0)) this.giveBack(delivery, BACK_UNSEEN)
+    }
+  }
+
+  #deliver(delivery: Delivery): void {
+    this.#held++
+    const consumer = this.#next()
+    if (consumer) this.#handTo(consumer, delivery)
+    else this.#backlog.push(delivery)
+  }
+
+  #handTo(consumer: Consumer, delivery: Delivery): void {
+    consumer.deliver(delivery)
+    if (consumer.noAck) this.ack(delivery)
+  }
+
+  #drainBacklog(): void {
+    while (this.#backlog.length > 0) {
+      const consumer = this.#next()
+      if (!consumer) return
+      this.#handTo(consumer, this.#backlog.shift()!)
+    }
+  }
+
+  /** The next consumer with credit; the one found goes behind the others of its priority. */
+  #next(): Consumer | undefined {
+    const consumers = this.#consumers
+    for (let at = 0; at < consumers.length; at++) {
+      const consumer = consumers[at]!
+      if (consumer.credit() <= 0) continue
+      if (consumers.length > 1) {
+        consumers.splice(at, 1)
+        this.#insert(consumer)
+      }
+      return consumer
+    }
+    return undefined
+  }
+
+  #finish(batch: HeldBatch): void {
+    this.#batches.delete(`${batch.level}:${batch.id}`)
+    this.#half.delete(batch)
+    if (batch.settled) this.#settledBatches.push(batch)
+  }
+
+  #noteHalf(batch: HeldBatch): void {
+    batch.halfSince = performance.now()
+    this.#half.add(batch)
+    this.#halfTimer ??= setInterval(() => this.#tellHalf(), PARTIAL_MS / 2)
+  }
+
+  #tellHalf(): void {
+    const before = performance.now() - PARTIAL_MS
+    for (const batch of this.#half) {
+      if (batch.halfSince > before) continue
+      const { level, id, bitmap } = batch
+      this.#half.delete(batch)
+      batch.halfSince = 0
+      this.#send(this.#store.settlePartly(level, id, Buffer.from(bitmap!)), () => {
+        if (batch.left > 0) this.#noteHalf(batch)
+      })
+    }
+    if (this.#half.size === 0) {
+      clearInterval(this.#halfTimer)
+      this.#halfTimer = undefined
+    }
+  }
+
+  #schedule(): void {
+    if (this.#scheduled) return
+    this.#scheduled = true
+    setImmediate(() => {
+      this.#scheduled = false
+      this.#flush()
+      this.look()
+      this.#endIfIdle()
+    })
+  }
+
+  #flush(): void {
+    const returns = this.#returns
+    this.#returns = []
+    for (let at = 0; at < returns.length; at += FOLD_MAX)
+      this.#sendReturns(returns.slice(at, at + FOLD_MAX))
+    const batches = this.#settledBatches
+    const refs = this.#settledRefs
+    if (batches.length === 0 && refs.length === 0) return
+    this.#settledBatches = []
+    this.#settledRefs = []
+    for (const level of new Set(batches.map((batch) => batch.level)).add(0)) {
+      const some = batches.filter((batch) => batch.level === level)
+      const singles = level === 0 ? refs : []
+      if (some.length === 0 && singles.length === 0) continue
+      this.#send(this.#store.settleHeld(level, some, singles), () => {
+        this.#settledBatches.push(...some)
+        this.#settledRefs.push(...singles)
+      })
+    }
+  }
+
+  #sendReturns(returns: readonly { delivery: Delivery; how: GiveBack }[]): void {
+    const items = returns.map(
+      ({ delivery: { batch, ref, index }, how }): HeldReturn => ({
+        ...how,
+        place: batch ? `${batch.level}:${batch.id}` : '',
+        ref: batch ? index : ref,
+      }),
+    )
+    const sent = this.#store.returnHeld(items).then(() => {
+      // Only what is known to have left a batch lets the batch be settled.
+      for (const { delivery } of returns) {
+        const { batch, ref } = delivery
+        if (!batch) this.#singles.delete(ref)
+        else if (--batch.left === 0) this.#finish(batch)
+      }
+      if (this.#settledBatches.length > 0) this.#schedule()
+    })
+    this.#send(sent, () => {
+      this.#returns.push(...returns)
+    })
+  }
+
+  /** Settlements change nothing when they come twice, so one that failed is sent again. */
+  #send(sent: Promise<unknown>, undo: () => void): void {
+    this.#sending++
+    sent
+      .catch((error) => {
+        if (!(error instanceof BrokerError)) this.#report(error)
+        undo()
+        setTimeout(() => this.#schedule(), RETRY_MS)
+      })
+      .finally(() => {
+        this.#sending--
+        this.#endIfIdle()
+      })
+      .catch(this.#report)
+  }
+
+  #endIfIdle(): void {
+    if (this.#consumers.length > 0 || this.#taking || this.#scheduled || this.#sending > 0) return
+    if (this.#batches.size > 0 || this.#singles.size > 0 || this.#returns.length > 0) return
+    if (this.#settledBatches.length > 0 || this.#settledRefs.length > 0) return
+    this.close()
+    this.#ended()
+  }
+}
+
+/** Never shown to a consumer: goes back as it came. */
+const BACK_UNSEEN: GiveBack = { action: 'ready', delayMs: 0, failure: '-' }
+/** Messages given back in one script call: each may have to be found in its batch. */
+const FOLD_MAX = 64
