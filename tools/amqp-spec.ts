@@ -147,7 +147,9 @@ function renderCase({ name, type, fields }: Method): string {
   return `case '${name}': ${call} break`
 }
 
-const usesMethod = (fields: readonly Field[]) => fields.some(({ reserved }) => !reserved)
+function usesMethod(fields: readonly Field[]): boolean {
+  return fields.some(({ reserved }) => !reserved)
+}
 
 function renderInterface({ name, type, fields }: Method): string {
   const lines = fields
@@ -169,11 +171,9 @@ function renderReader({ name, type, fields }: Method): string {
         if (!reserved) values.push(`${bit}: (bits & ${1 << at}) !== 0`)
       }
       const bits = group.flatMap(({ name: bit, reserved }, at) =>
-        reserved ? [] : [at === 0 ? `(m.${bit} ? 1 : 0)` : `(m.${bit} ? ${1 << at} : 0)`],
+        reserved ? [] : [`(m.${bit} ? ${1 << at} : 0)`],
       )
-      writes.push(
-        `w.octet(${bits.length === 0 ? '0' : bits.join(' | ').replace(/^\((.*)\)$/, bits.length === 1 ? '$1' : '($1)')})`,
-      )
+      writes.push(`w.octet(${bits.join(' | ') || '0'})`)
     } else if (field.reserved) {
       reads.push(`r.${field.type}()`)
       writes.push(`w.${field.type}(${TYPES[field.type].zero})`)
@@ -193,8 +193,10 @@ return { ${[`name: '${name}'`, ...values].join(', ')} }\n}\n`
   return `${read}\nfunction write${type}(${parameters}): void {\n${writes.join('\n')}\n}\n`
 }
 
-/** A word that no variable may be called. */
-const local = (name: string) => (name === 'arguments' ? 'table' : name)
+/** `arguments` is a word that no variable may be called. */
+function local(name: string): string {
+  return name === 'arguments' ? 'table' : name
+}
 
 /** Fields in their order, consecutive bits together. No method has more than eight in a row. */
 function groups(fields: readonly Field[]): Field[][] {
@@ -208,7 +210,7 @@ function groups(fields: readonly Field[]): Field[][] {
 }
 
 function format(text: string): string {
-  return execFileSync('npx', ['biome', 'format', '--stdin-file-path', target], {
+  return execFileSync('node_modules/.bin/biome', ['format', '--stdin-file-path', target], {
     input: text,
     encoding: 'utf8',
     cwd: fileURLToPath(new URL('..', import.meta.url)),
