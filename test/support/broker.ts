@@ -25,6 +25,8 @@ export interface TestBroker {
   readonly reported: unknown[]
   /** Asks with the credential. `path` starts below this test's vhost, or with /v1 or another root. */
   request(method: string, path: string, options?: RequestOptions): Promise<Answer>
+  /** Stops it in order before the test's end. */
+  close(): Promise<void>
 }
 
 interface RequestOptions {
@@ -71,7 +73,15 @@ export async function withBroker(t: TestContext, options: BrokerOptions = {}): P
     const root = /^\/(v1|docs|metrics|readyz|healthz|openapi)/.test(path) ? broker.http : base
     return ask(method, root + path, headers, body)
   }
-  return { http: broker.http, deps: broker.deps, vhost, redisUrl, reported, request }
+  return {
+    http: broker.http,
+    deps: broker.deps,
+    vhost,
+    redisUrl,
+    reported,
+    request,
+    close: broker.close,
+  }
 }
 
 export function configFor(redisUrl: string, env: Record<string, string> = {}): Config {

@@ -179,19 +179,20 @@ local function takeBatches(level)
 end
 
 local function takeSplit(level)
-  local passes = 0
+  local vain = 0
   while left > 0 do
-    passes = passes + 1
-    if passes > 16 or expirable <= 0 then
+    if vain == 16 or expirable <= 0 then
       unfinished = true
       return
     end
+    local before = left
     if not splitNext(level, settleIn) then
       return
     end
     if ordered then
       takeReady(level)
     end
+    vain = left < before and 0 or vain + 1
   end
 end
 
