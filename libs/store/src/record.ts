@@ -131,7 +131,8 @@ function earliest(a: number, b: number): number {
   return b === 0 ? a : Math.min(a, b)
 }
 
-const VALUE_HEADER_SIZE = 16
+/** Bytes in front of the record of a message that left its batch. */
+export const VALUE_HEADER_SIZE = 16
 
 /** Reads a message that left its batch: time, expiry, record (lua/prelude.lua, side). */
 export function decodeValue(value: Buffer): MessageRecord {
@@ -140,7 +141,8 @@ export function decodeValue(value: Buffer): MessageRecord {
   return { ...record, expiresMs }
 }
 
-const BATCH_HEADER_SIZE = 27
+/** Bytes in front of the first record of a batch. */
+export const BATCH_HEADER_SIZE = 27
 
 /** How many records a batch holds. */
 export const batchCount = (blob: Buffer): number => blob.readUInt16BE(1)

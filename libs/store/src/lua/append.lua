@@ -152,7 +152,9 @@ if #later > 0 then
   announce(first)
 end
 
-if overflow == 'reject-publish-dlx' and #refused > 0 then
+-- Where there is a dead letter exchange: a refused message was here just long enough to die.
+if overflow == 'reject-publish-dlx' and deadLetters == 'exchange' and #refused > 0 then
+  count('published', #refused)
   local id = position(0)
   for i, record in ipairs(refused) do
     doom(refOf(0, id, i - 1), struct.pack('>dd', now, 0) .. record, 'maxlen', '', '')

@@ -25,7 +25,7 @@ local function fromSide()
     count('bytes', VALUE_HEADER - #value)
   elseif call('ZREM', DUE, ref) == 1 then
     count('delayed', -1)
-  elseif ordered and call('ZREM', PARKED, orderingKey(value, VALUE_HEADER + 1) .. '\0' .. ref) == 1 then
+  elseif ordered and call('ZREM', PARKED, parkedOf(orderingKey(value, VALUE_HEADER + 1), ref)) == 1 then
     count('ready', -1)
     count('bytes', VALUE_HEADER - #value)
   else

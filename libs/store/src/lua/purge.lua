@@ -83,5 +83,6 @@ for level = 0, levels - 1 do
     end
   end
 end
+count('purged', purged)
 commit()
 return {more and 'more' or 'done', ARGV[3] == '' and table.concat(ends, ' ') or ARGV[3], purged}
