@@ -157,7 +157,10 @@ async function start(
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
   })
   b.after(() => void child.kill('SIGTERM'))
-  const [message] = (await once(child, 'message')) as [{ http: string }]
+  const died = once(child, 'exit').then(([code]) => {
+    throw new Error(`${args.join(' ')} ended with ${code}`)
+  })
+  const [message] = (await Promise.race([once(child, 'message'), died])) as [{ http: string }]
   return { url: message.http, pid: child.pid! }
 }
 
