@@ -78,13 +78,16 @@ async function serve({ node, data, redis, stop }) {
     })
   })
   let failed = false
+  let over = false
   void redis.ended.then((what) => {
+    if (over) return // we ended it
     failed = true
     say(what)
     child.kill('SIGTERM')
   })
 
   const [code, signal] = await ended
+  over = true
   if (stop.first.aborted && !failed) {
     if (code === 0 || signal === 'SIGTERM') say('stopped; the next start finds every message again')
     return code === 0 || signal === 'SIGTERM' ? 0 : 1

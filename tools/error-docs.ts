@@ -1,0 +1,32 @@
+/** What each refusal means to whoever gets it, for docs/errors.md. Complete by type. */
+import type { ErrorCode } from '@sluice/core'
+
+export const ERROR_DOCS = {
+  invalid_request: 'The request does not fit its schema; `errors` says what does not, and where.',
+  unauthenticated: 'No credential came with the request, or a wrong one.',
+  forbidden: 'The credential is good, and what was asked is not allowed to anybody.',
+  not_found: 'There is nothing at this path.',
+  method_not_allowed: 'The path exists, but not with this method; `Allow` lists those it has.',
+  vhost_not_found: 'The virtual host is not declared.',
+  exchange_not_found: 'The exchange is not declared in this vhost.',
+  queue_not_found: 'The queue is not declared in this vhost.',
+  binding_not_found: 'There is no such binding.',
+  policy_not_found: 'There is no such policy.',
+  message_not_found: 'The queue does not hold this message: it was settled, moved or has expired.',
+  declaration_conflict: 'It is declared already, and differently.',
+  in_use: 'It was to be deleted only if unused, and is used.',
+  not_empty: 'The queue was to be deleted only if empty, and holds messages.',
+  unroutable: 'A mandatory message reached no queue; nothing was stored.',
+  batch_incomplete: 'Not every message of the batch was stored; the answer says which.',
+  message_too_large: 'The body is larger than `SLUICE_MESSAGE_BYTES_MAX`, or than its limit.',
+  unsupported_media_type: 'The content type or encoding is none that this path takes.',
+  uri_too_long: 'The path and query are longer than any that exists.',
+  headers_too_large: 'The request line and headers are larger than their limit.',
+  request_timeout: 'The request came too slowly.',
+  too_many_requests: 'More requests wait than this process takes on.',
+  queue_full: 'The queue is at its length or byte limit and refuses more.',
+  memory_high: 'Redis is above `SLUICE_MEMORY_HIGH`; consumers can still settle.',
+  durability_unavailable: 'Redis cannot give, or did not reach, the durability asked for.',
+  store_unavailable: 'Redis does not answer. What was asked may or may not have happened.',
+  draining: 'The process is stopping; another one, or this one restarted, will serve.',
+} as const satisfies Record<ErrorCode, string>
