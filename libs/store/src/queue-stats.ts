@@ -16,6 +16,8 @@ export interface QueueStats {
   readonly expired: number
   readonly dropped: number
   readonly deadLettered: number
+  /** Consumers attached, in all processes; leases are none. */
+  readonly consumers: number
 }
 
 const STATS = [
@@ -35,7 +37,10 @@ const STATS = [
 
 /** The counters as they are; all 0 when there is no such queue. */
 export async function readStats(redis: Redis, base: string): Promise<QueueStats> {
-  const values = await redis.hmget(`${base}meta`, ...STATS)
+  const [values, consumers] = await Promise.all([
+    redis.hmget(`${base}meta`, ...STATS),
+    redis.hlen(`${base}consumers`),
+  ])
   const entries = STATS.map((name, index) => [name, Number(values[index] ?? 0)])
-  return Object.fromEntries(entries) as QueueStats
+  return { ...Object.fromEntries(entries), consumers } as QueueStats
 }

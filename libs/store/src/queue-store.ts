@@ -167,12 +167,13 @@ export class QueueStore implements AppendTarget {
   }
 
   /** Deletes the queue and all it holds, or says why not. */
-  drop({ ifEmpty = false, unusedMs = -1 }): Promise<scripts.DropOutcome> {
+  drop({ ifEmpty = false, ifUnused = false, unusedMs = -1 }): Promise<scripts.DropOutcome> {
     return this.#run(
       scripts.drop(this.#context.work, this.base, [
         this.epoch,
         ifEmpty ? 1 : 0,
         unusedMs,
+        ifUnused ? 1 : 0,
         TOMBSTONE_MS,
       ]),
     )
@@ -235,6 +236,31 @@ export class QueueStore implements AppendTarget {
   async take(credit: number, wait: boolean): Promise<scripts.Taken> {
     await this.#run(this.#context.slot.register(this.base))
     return this.#take(credit, 0, '', wait ? 1 : 0)
+  }
+
+  /**
+   * Registers a consumer of this process, or asks again whether it is active. `id` is unique over
+   * all processes. Throws queue_not_found.
+   */
+  async attach(
+    id: string,
+    options: { priority: number; exclusive: boolean; single: boolean },
+  ): Promise<{ kind: 'ok'; active: boolean; consumers: number } | { kind: 'exclusive' }> {
+    const { work, slot } = this.#context
+    await this.#run(slot.register(this.base))
+    const { priority, exclusive, single } = options
+    const args = [this.epoch, slot.name, id, priority, exclusive ? 1 : 0, single ? 1 : 0]
+    let attached = await this.#run(scripts.attach(work, this.base, args))
+    if (attached.kind === 'missing' && (await this.create())) {
+      attached = await this.#run(scripts.attach(work, this.base, args))
+    }
+    if (attached.kind === 'ok' || attached.kind === 'exclusive') return attached
+    throw this.#gone()
+  }
+
+  /** Forgets a consumer; answers how many the queue has left, in all processes. */
+  detach(id: string): Promise<number> {
+    return this.#run(scripts.detach(this.#context.work, this.base, [id]))
   }
 
   /**
@@ -441,7 +467,11 @@ export class QueueStore implements AppendTarget {
       taken = await this.#run(scripts.take(work, this.base, args))
     }
     if (taken.kind === 'ok') return taken
-    throw new BrokerError('queue_not_found', `There is no queue '${this.name}'.`)
+    throw this.#gone()
+  }
+
+  #gone(): BrokerError {
+    return new BrokerError('queue_not_found', `There is no queue '${this.name}'.`)
   }
 
   /** Until a hint, a look at the queue, `ms` or the signal, whichever comes first. */

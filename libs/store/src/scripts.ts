@@ -22,7 +22,7 @@ export type DropOutcome =
 
 export const drop = script(
   'drop',
-  ['epoch', 'ifEmpty', 'unusedMs', 'tombstone'],
+  ['epoch', 'ifEmpty', 'unusedMs', 'ifUnused', 'tombstone'],
   ([kind, messages]): DropOutcome => {
     const outcome = word(kind)
     if (outcome === 'gone' || outcome === 'in-use') return { kind: outcome }
@@ -215,3 +215,21 @@ export const purge = script('purge', ['options', 'limit', 'until'], ([kind, unti
   until: word(until),
   purged: Number(purged),
 }))
+
+export type Attached =
+  | { readonly kind: 'ok'; readonly active: boolean; readonly consumers: number }
+  | { readonly kind: 'exclusive' }
+  | Absent
+
+export const attach = script(
+  'attach',
+  ['epoch', 'slot', 'id', 'priority', 'exclusive', 'single'],
+  ([kind, active, consumers]): Attached => {
+    const outcome = word(kind)
+    if (outcome === 'exclusive') return { kind: outcome }
+    if (outcome !== 'ok') return absent(outcome, 'attach')
+    return { kind: outcome, active: Number(active) === 1, consumers: Number(consumers) }
+  },
+)
+
+export const detach = script('detach', ['id'], ([, consumers]) => Number(consumers))

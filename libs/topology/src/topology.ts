@@ -98,7 +98,7 @@ export class Topology {
   readonly #options: Required<TopologyOptions>
   /** The refresh under way, and the one that begins when it ends. */
   #reading: Promise<void> | undefined
-  #nextReading: Promise<void> | undefined
+  #nextReading: PromiseWithResolvers<void> | undefined
   /** Changes of this process, one after the other. */
   #changing: Promise<unknown> = Promise.resolve()
   #stopWatching: (() => void) | undefined
@@ -127,7 +127,7 @@ export class Topology {
   async close(): Promise<void> {
     clearInterval(this.#timer)
     this.#stopWatching?.()
-    await Promise.allSettled([this.#changing, this.#reading, this.#nextReading])
+    await Promise.allSettled([this.#changing, this.#reading, this.#nextReading?.promise])
   }
 
   /** The newest version, for a comparison with `table.version`: one GET. */
@@ -137,20 +137,21 @@ export class Topology {
 
   /** Makes the table show every commit that was made before the call; one round trip if none was. */
   refresh(): Promise<void> {
-    if (!this.#reading) {
-      this.#reading = this.#read().finally(() => {
-        this.#reading = undefined
-      })
-      return this.#reading
-    }
+    if (!this.#reading) return this.#startReading()
     // The one under way may have asked too early; the next one serves all who come meanwhile.
-    this.#nextReading ??= this.#reading
-      .catch(() => {}) // told to those who wait for it
-      .then(() => {
-        this.#nextReading = undefined
-        return this.refresh()
-      })
-    return this.#nextReading
+    this.#nextReading ??= Promise.withResolvers()
+    return this.#nextReading.promise
+  }
+
+  #startReading(): Promise<void> {
+    this.#reading = this.#read().finally(() => {
+      this.#reading = undefined
+      const next = this.#nextReading
+      this.#nextReading = undefined
+      // At once, before anybody else can: else those who wait could wait for ever.
+      if (next) this.#startReading().then(next.resolve, next.reject)
+    })
+    return this.#reading
   }
 
   /** Declares a vhost with its predeclared exchanges and its `amq.dead-letters`. */
@@ -269,6 +270,7 @@ export class Topology {
     name: string,
     {
       ifEmpty = false,
+      ifUnused = false,
       unusedMs = -1,
     }: { ifUnused?: boolean; ifEmpty?: boolean; unusedMs?: number } = {},
   ): Promise<{ deleted: boolean; messages: number }> {
@@ -279,7 +281,7 @@ export class Topology {
     if (name === DEAD_LETTER_QUEUE) {
       throw new BrokerError('forbidden', `queue '${name}' goes with its vhost alone`)
     }
-    const outcome = await entry.store.drop({ ifEmpty, unusedMs })
+    const outcome = await entry.store.drop({ ifEmpty, ifUnused, unusedMs })
     const where = `queue '${name}' in vhost '${vhost}'`
     if (outcome.kind === 'not-empty') {
       throw new BrokerError('not_empty', `${where} not empty`, {

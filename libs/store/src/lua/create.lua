@@ -16,7 +16,8 @@ end
 if known == epoch then
   return {call('HEXISTS', META, 'gone') == 1 and 'gone' or 'exists'}
 end
-call('UNLINK', META, SIDE, READY, DUE, HELD, DEAD, TALLY, WAITING, HEADS, PARKED, PARTIAL)
+call('UNLINK', META, SIDE, READY, DUE, HELD, DEAD, TALLY, WAITING, HEADS, PARKED, PARTIAL,
+  CONSUMERS)
 for level = 0, 9 do
   call('UNLINK', logOf(level))
 end

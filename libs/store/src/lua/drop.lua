@@ -4,7 +4,8 @@
   ARGV[1] epoch     of the queue to delete
   ARGV[2] ifEmpty   1 = only when it holds no message
   ARGV[3] unusedMs  >= 0: only when nobody used it for this long (x-expires); -1 = always
-  ARGV[4] tombstone how long the deletion is remembered, ms
+  ARGV[4] ifUnused  1 = only when it has no consumer
+  ARGV[5] tombstone how long the deletion is remembered, ms
 
   Returns {'dropped', messages}: how many were ready
        or {'not-empty', messages}
@@ -22,13 +23,16 @@ if ARGV[2] == '1' and all > 0 then
   return {'not-empty', all}
 end
 local unused = tonumber(ARGV[3])
-if unused >= 0 and clock() < tonumber(meta[6] or 0) + unused then
+local consumed = call('EXISTS', CONSUMERS) == 1
+if (consumed and (unused >= 0 or ARGV[4] == '1'))
+  or (unused >= 0 and clock() < tonumber(meta[6] or 0) + unused) then
   return {'in-use'}
 end
-call('UNLINK', META, SIDE, READY, DUE, HELD, DEAD, TALLY, WAITING, HEADS, PARKED, PARTIAL)
+call('UNLINK', META, SIDE, READY, DUE, HELD, DEAD, TALLY, WAITING, HEADS, PARKED, PARTIAL,
+  CONSUMERS)
 for level = 0, 9 do
   call('UNLINK', logOf(level))
 end
 call('HSET', META, 'epoch', ARGV[1], 'gone', 1)
-call('PEXPIRE', META, ARGV[4])
+call('PEXPIRE', META, ARGV[5])
 return {'dropped', ready}

@@ -16,6 +16,7 @@
                    length in a byte, the key, the ref: no key is the start of another's members
     meta           hash  epoch, gone, counters, agenda, and 'w:<writer>' -> the writer's last append
     waiting        set   slots that want a wake-up
+    consumers      hash  id -> 'slot order priority exclusive'; meta's 'active' names the single one
     dedup:<epoch>:<bucket>  set of de-duplication ids
 
   A batch is '>BHddd' version, count, time, soonest, expires, then per record '>I4' size and bytes.
@@ -30,6 +31,7 @@ local LOG, SIDE, READY, DUE = base .. 'log', base .. 'side', base .. 'ready', ba
 local HELD, DEAD, TALLY = base .. 'held', base .. 'dead', base .. 'tally'
 local META, WAITING = base .. 'meta', base .. 'waiting'
 local HEADS, PARKED, PARTIAL = base .. 'heads', base .. 'parked', base .. 'partial'
+local CONSUMERS = base .. 'consumers'
 local GROUP = 'delivery'
 local BATCH_HEADER = 27
 local VALUE_HEADER = 16
@@ -367,4 +369,27 @@ local function release(now, limit)
       makeReady(ref, value)
     end
   end
+end
+
+-- The single active consumer: `active` while it is attached, else the one that came first, which is
+-- woken. Returns its id.
+local function passOn(active)
+  if active and call('HEXISTS', CONSUMERS, active) == 1 then
+    return active
+  end
+  local first, firstOrder, firstSlot
+  local consumers = call('HGETALL', CONSUMERS)
+  for i = 1, #consumers, 2 do
+    local slot, order = string.match(consumers[i + 1], '^(%S+) (%d+)')
+    if not firstOrder or tonumber(order) < firstOrder then
+      first, firstOrder, firstSlot = consumers[i], tonumber(order), slot
+    end
+  end
+  if first then
+    call('HSET', META, 'active', first)
+    call('PUBLISH', 'sluice:wake:' .. firstSlot, base)
+  else
+    call('HDEL', META, 'active')
+  end
+  return first
 end

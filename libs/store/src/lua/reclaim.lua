@@ -87,6 +87,16 @@ if dead and not more then
     end
   end
   call('SREM', WAITING, slot)
+  local consumers = call('HGETALL', CONSUMERS)
+  for i = 1, #consumers, 2 do
+    if string.match(consumers[i + 1], '^%S+') == slot then
+      call('HDEL', CONSUMERS, consumers[i])
+    end
+  end
+  local active = call('HGET', META, 'active')
+  if active then
+    passOn(active)
+  end
   for _, field in ipairs(call('HKEYS', META)) do
     if string.sub(field, 1, #slot + 3) == 'w:' .. slot .. ':' then
       call('HDEL', META, field)
