@@ -18,7 +18,7 @@ const WAIT_MS_MAX = 50_000
 const LEASE_MS_MIN = 1_000
 const LEASE_MS_MAX = 12 * 3_600_000
 /** Requests that wait for a message, in this process: each holds a socket and a timer. */
-export const LONG_POLLS_MAX = 5_000
+const LONG_POLLS_MAX = 5_000
 
 const leaseMs = z.int().min(LEASE_MS_MIN).max(LEASE_MS_MAX)
 
@@ -74,7 +74,11 @@ const SettleBody = z.strictObject({
 
 const OUTCOMES = ['settled', 'retried', 'released', 'dead-lettered', 'extended', 'stale'] as const
 
-export function pullRoutes({ topology, metrics }: Deps): Route[] {
+/** @param pollsMax requests that may wait at a time. */
+export function pullRoutes(
+  { topology, metrics }: Pick<Deps, 'topology' | 'metrics'>,
+  pollsMax: number = LONG_POLLS_MAX,
+): Route[] {
   const leased = metrics.count('leased', { door: 'http' })
   const settled = Object.fromEntries(
     OUTCOMES.map((outcome) => [outcome, metrics.count('settled', { door: 'http', outcome })]),
@@ -98,10 +102,10 @@ export function pullRoutes({ topology, metrics }: Deps): Route[] {
     async handle({ params, query, body, signal, principal }) {
       const options = { ...body, consumer: body.consumer ?? principal.name, signal }
       const waits = body.waitMs > 0 ? 1 : 0
-      if (polls + waits > LONG_POLLS_MAX) {
+      if (polls + waits > pollsMax) {
         throw new BrokerError(
           'too_many_requests',
-          `${LONG_POLLS_MAX} requests wait here already; try again, or with waitMs 0.`,
+          `${pollsMax} requests wait here already; try again, or with waitMs 0.`,
         )
       }
       polls += waits

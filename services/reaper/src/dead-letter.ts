@@ -39,16 +39,21 @@ type Fate = 'moved' | 'dropped' | 'later'
 
 export class DeadLetters {
   readonly #deps: Pick<Deps, 'publisher' | 'topology' | 'store' | 'metrics' | 'log'>
+  readonly #claimMs: number
   /** Queues whose dead letters were dropped since some arrived: said once. */
   readonly #warned = new Set<string>()
 
-  constructor(deps: Pick<Deps, 'publisher' | 'topology' | 'store' | 'metrics' | 'log'>) {
+  constructor(
+    deps: Pick<Deps, 'publisher' | 'topology' | 'store' | 'metrics' | 'log'>,
+    claimMs: number = CLAIM_MS,
+  ) {
     this.#deps = deps
+    this.#claimMs = claimMs
   }
 
   /** One bounded pass over a queue's dead letters. Answers how many are done with. */
   async move(entry: QueueEntry): Promise<number> {
-    const letters = await entry.store.claimDead(LETTERS_MAX, CLAIM_MS)
+    const letters = await entry.store.claimDead(LETTERS_MAX, this.#claimMs)
     if (letters.length === 0) return 0
     const nowMs = await this.#deps.store.nowMs()
     const fates = await Promise.all(letters.map((letter) => this.#moveOne(entry, letter, nowMs)))
