@@ -5,6 +5,8 @@
  * `Topology` on it, each with its own store, are several processes.
  */
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { execPath } from 'node:process'
 import { type TestContext, test } from 'node:test'
 import { BrokerError, DEAD_LETTER_QUEUE, type ErrorCode } from '@sluice/core'
 import { openStore } from '@sluice/store'
@@ -28,7 +30,7 @@ async function setup(t: TestContext, options?: TopologyOptions) {
     })
     return topology
   }
-  return { redis, process, topology: await process() }
+  return { url, redis, process, topology: await process() }
 }
 
 function exchange(name: string, fields: Partial<ExchangeDefinition> = {}): ExchangeDefinition {
@@ -99,6 +101,58 @@ test('of two processes that declare one queue differently, one is refused', asyn
   }
 })
 
+test('a refusal is given only on what is still so', async (t) => {
+  const { topology: one, process, redis } = await setup(t)
+  const two = await process()
+  await one.declareQueue(V, queue('q', { arguments: { 'x-max-length': 1 } }))
+  await two.refresh()
+
+  await redis.call('CLIENT', 'KILL', 'TYPE', 'pubsub') // two hears nothing of what follows
+  await one.deleteQueue(V, 'q')
+  const result = await two.declareQueue(V, queue('q', { arguments: { 'x-max-length': 2 } }))
+  assert.equal(result.created, true)
+})
+
+const DECLARE_AND_EXIT = `
+  import { openStore } from '@sluice/store'
+  import { openTopology } from './index.ts'
+  const store = await openStore({ url: process.argv[1], report: console.error })
+  const topology = await openTopology(store, console.error)
+  await topology.declareQueue('/', { name: 'q', durable: true, autoDelete: false, exclusive: '', arguments: {} })
+  await topology.close()
+  await store.close()
+`
+
+test('a refresh shows what was committed before it was asked for', async (t) => {
+  const { topology, url } = await setup(t)
+
+  const early = topology.refresh()
+  // While this process stands still its question is answered, and only then the queue declared.
+  const args = ['--input-type=module', '-e', DECLARE_AND_EXIT, url]
+  const { status, stderr } = spawnSync(execPath, args, { cwd: import.meta.dirname })
+  assert.equal(status, 0, String(stderr))
+  await topology.refresh()
+  assert(topology.table.queue(V, 'q'))
+  await early
+})
+
+test('refreshes that never pause keep nobody waiting', async (t) => {
+  const { topology: one, process } = await setup(t)
+  const two = await process()
+  let done = false
+  const others = (async () => {
+    while (!done) await two.refresh()
+  })()
+
+  for (let i = 0; i < 50; i++) {
+    await one.declareQueue(V, queue(`q${i}`))
+    await two.refresh()
+    assert(two.table.queue(V, `q${i}`))
+  }
+  done = true
+  await others
+})
+
 test('many declares of one queue at once make one queue', async (t) => {
   const { topology: one, process } = await setup(t)
   const two = await process()
@@ -141,11 +195,19 @@ test('a process that was away longer than the feed reaches back loads everything
   const kept = await one.declareQueue(V, queue('kept'))
   await two.refresh()
   const before = two.table.queue(V, 'kept')!.store
+  await redis.call('CLIENT', 'KILL', 'TYPE', 'pubsub') // two hears nothing of what follows
 
-  await one.declareQueue(V, queue('older'))
   await one.declareQueue(V, queue('new'))
+  await one.putPolicy(V, {
+    name: 'short',
+    pattern: 'kept',
+    applyTo: 'queues',
+    priority: 0,
+    definition: { 'max-length': 5 },
+  })
   await redis.xtrim('sluice:{topology}:changes', 'MAXLEN', 1)
   await two.refresh()
+  assert.equal(before.settings.maxLength, 5, 'and feels what changed meanwhile')
   assert.equal(two.table.queue(V, 'kept')!.definition.epoch, kept.definition.epoch)
   assert.equal(two.table.queue(V, 'kept')!.store, before, 'an open queue stays open')
   assert(two.table.queue(V, 'new'))
