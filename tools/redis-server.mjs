@@ -39,6 +39,8 @@ const IMAGE = 'redis:7'
  * @property {boolean} persist
  * @property {string} fsync
  * @property {(line: string) => void} say
+ *
+ * @typedef {(port: number) => string[]} Lines
  */
 
 /**
@@ -86,7 +88,7 @@ export async function hasDocker(env) {
 /**
  * @param {string} dir
  * @param {Settings} settings
- * @param {{ from: string, command: (port: number) => string[], config: (port: number) => string[] }} how
+ * @param {{ from: string, command: Lines, config: Lines }} how
  * @returns {Promise<import('./redis.mjs').RunningRedis>}
  */
 async function start(dir, { persist, fsync, say }, { from, command, config }) {
@@ -142,7 +144,13 @@ async function start(dir, { persist, fsync, say }, { from, command, config }) {
   }
 }
 
-/** @param {{ port: number, password: string, ended: Promise<string>, say: (line: string) => void }} server */
+/**
+ * @param {object} server
+ * @param {number} server.port
+ * @param {string} server.password
+ * @param {Promise<string>} server.ended
+ * @param {(line: string) => void} server.say
+ */
 async function answered({ port, password, ended, say }) {
   const gone = ended.then((what) => ({ what }))
   let deadline = Date.now() + START_MS_MAX

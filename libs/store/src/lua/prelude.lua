@@ -293,8 +293,29 @@ local function splitNext(level, visit)
   return true
 end
 
--- Drops the oldest ready messages while there are more than the limits allow (-1 = none), about
--- `most` of them. Counts are of before the call. True when it stopped short of the limits.
+-- The first ready messages of a level, at most `limit`: refs in the order they are delivered.
+local function readyRefs(level, limit)
+  if levels == 1 then
+    return call('ZRANGE', READY, 0, limit - 1)
+  end
+  local digit = string.format('%x', 9 - level)
+  return call('ZRANGEBYLEX', READY, '[' .. digit, '(' .. digit .. '~', 'LIMIT', 0, limit)
+end
+
+-- The first unread batch of a level, or nil.
+local function headOf(level)
+  for _, group in ipairs(call('XINFO', 'GROUPS', logOf(level))) do
+    for i = 1, #group, 2 do
+      if group[i] == 'last-delivered-id' then
+        return call('XRANGE', logOf(level), '(' .. group[i + 1], '+', 'COUNT', 1)[1]
+      end
+    end
+  end
+end
+
+-- Drops ready messages while there are more than the limits allow (-1 = none), about `most` of them:
+-- the oldest of the lowest level that has any. Counts are of before the call. True when it stopped
+-- short of the limits.
 local function dropHead(ready, bytes, maxLength, maxBytes, most)
   local dropped = 0
   local function over()
@@ -321,25 +342,24 @@ local function dropHead(ready, bytes, maxLength, maxBytes, most)
     if dropped >= most then
       return true
     end
-    local ref = call('ZRANGE', READY, 0, 0)[1]
-    if ref then
-      call('ZREM', READY, ref)
-      drop(ref, call('HGET', SIDE, ref))
-    else
-      local found = false
-      for level = 0, levels - 1 do
-        found = found or split(level)
-      end
-      if not found then
-        -- Only messages behind a held head of their ordering key are left.
-        local parked = call('ZRANGE', PARKED, 0, 0)[1]
-        if not parked then
-          return false
-        end
-        call('ZREM', PARKED, parked)
-        ref = string.sub(parked, -24)
+    local found = false
+    for level = 0, levels - 1 do
+      local ref = not found and readyRefs(level, 1)[1]
+      if ref then
+        call('ZREM', READY, ref)
         drop(ref, call('HGET', SIDE, ref))
       end
+      found = found or ref or split(level)
+    end
+    if not found then
+      -- Only messages behind a held head of their ordering key are left.
+      local parked = call('ZRANGE', PARKED, 0, 0)[1]
+      if not parked then
+        return false
+      end
+      call('ZREM', PARKED, parked)
+      local ref = string.sub(parked, -24)
+      drop(ref, call('HGET', SIDE, ref))
     end
   end
   return false

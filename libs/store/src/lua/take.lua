@@ -88,14 +88,7 @@ end
 -- Ready messages of a level, up to the credit. Expired ones met on the way use no credit.
 local function takeReady(level)
   while left > 0 and expirable > 0 do
-    local want = math.min(left, 256)
-    local refs
-    if levels == 1 then
-      refs = call('ZRANGE', READY, 0, want - 1)
-    else
-      local digit = string.format('%x', 9 - level)
-      refs = call('ZRANGEBYLEX', READY, '[' .. digit, '(' .. digit .. '~', 'LIMIT', 0, want)
-    end
+    local refs = readyRefs(level, math.min(left, 256))
     if #refs == 0 then
       return
     end
@@ -139,7 +132,8 @@ end
 
 -- Whole batches of a level for the slot; splits one that does not fit or holds expired records.
 -- Batches are about as large as the last one: one that will not fit what is left of the credit waits
--- for the next take, since a split costs some ten times a whole batch.
+-- for the next take, since a split costs some ten times a whole batch. Lower levels wait with it.
+local waits = false
 local function takeBatches(level)
   local log = logOf(level)
   local size = left
@@ -176,6 +170,7 @@ local function takeBatches(level)
       end
     end
   end
+  waits = left > 0 and left < size and (level == 0 or headOf(level) ~= nil)
 end
 
 local function takeSplit(level)
@@ -198,6 +193,9 @@ end
 
 release(now, 256)
 for level = levels - 1, 0, -1 do
+  if waits or unfinished then
+    break
+  end
   takeReady(level)
   if left > 0 then
     if leaseMs > 0 or ordered then
