@@ -198,7 +198,10 @@ export class QueueStore implements AppendTarget {
         await this.#leases.settle(leased.map(({ token }) => ({ token, outcome: 'release' })))
         return []
       }
-      if (leftMs <= 0 || signal?.aborted) return []
+      if (signal?.aborted) return []
+      // A pass is bounded: what it looks for may be behind what it unpacked.
+      if (taken?.wakeMs === 0) continue
+      if (leftMs <= 0) return []
       const wakeMs = taken ? (taken.wakeMs >= 0 ? taken.wakeMs : leftMs) : RETRY_MS
       await this.#wait(Math.min(leftMs, wakeMs), signal)
     }

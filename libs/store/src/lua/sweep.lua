@@ -38,10 +38,10 @@ local function note(at)
   end
 end
 
--- The head of what came back, message by message until one lives.
-local heads = call('ZRANGE', READY, 0, limit - 1)
-if #heads > 0 then
-  local values = call('HMGET', SIDE, unpack(heads))
+-- The head of what came back, level by level, message by message until one lives.
+for level = 0, levels - 1 do
+  local heads = readyRefs(level, limit)
+  local values = #heads > 0 and call('HMGET', SIDE, unpack(heads))
   local living
   for i, ref in ipairs(heads) do
     local expires = expiresOf(values[i])
@@ -52,20 +52,10 @@ if #heads > 0 then
     call('ZREM', READY, ref)
     expire(ref, values[i])
   end
-  note(living or now) -- all of them expired: there may be more
+  note(living or (#heads > 0 and now)) -- all of them expired: there may be more
 end
 
 -- The head of each log, batch by batch until one holds nothing that expired.
-local function headOf(level)
-  for _, group in ipairs(call('XINFO', 'GROUPS', logOf(level))) do
-    for i = 1, #group, 2 do
-      if group[i] == 'last-delivered-id' then
-        return call('XRANGE', logOf(level), '(' .. group[i + 1], '+', 'COUNT', 1)[1]
-      end
-    end
-  end
-end
-
 for level = 0, levels - 1 do
   local expired = 0
   while expired < limit and call('EXISTS', logOf(level)) == 1 do

@@ -232,7 +232,7 @@ commit()
 if ARGV[7] == '2' or (ARGV[7] == '1' and left == credit) then
   call('SADD', WAITING, slot)
 end
-if left == 0 and tonumber(call('HGET', META, 'ready')) > 0 then
+if (left == 0 or waits) and tonumber(call('HGET', META, 'ready')) > 0 then
   wake() -- more is left: pass the wake-up on
 end
 
