@@ -81,27 +81,42 @@ end
 -- messages, 'bytes' their record bytes.
 local delta = {}
 local stirred = false
+local fields = {} -- further fields of meta and their values, written with the counters
 local function count(name, by)
   delta[name] = (delta[name] or 0) + by
 end
 
 -- Writes the counters; wakes a waiting slot when something became deliverable.
 local function commit()
+  local names = {}
   for name, by in pairs(delta) do
     if by ~= 0 then
-      call('HINCRBY', META, name, by)
+      names[#names + 1] = name
     end
   end
-  delta = {}
+  if #names > 0 then
+    local values = call('HMGET', META, unpack(names))
+    for i, name in ipairs(names) do
+      fields[#fields + 1], fields[#fields + 2] = name, (values[i] or 0) + delta[name]
+    end
+  end
+  if #fields > 0 then
+    call('HSET', META, unpack(fields))
+  end
+  delta, fields = {}, {}
   if stirred then
     wake()
   end
 end
 
 -- Tells the reapers that this queue has something to do at `at`, unless they know of an earlier time.
+local announced -- what they know of: nil = not read, false = nothing
 local function announce(at)
-  local known = tonumber(call('HGET', META, 'next') or nil)
-  if not known or at < known then
+  if announced == nil then
+    announced = tonumber(call('HGET', META, 'next') or nil) or false
+  end
+  if not announced or at < announced then
+    announced = at
     call('HSET', META, 'next', at)
     call('PUBLISH', 'sluice:agenda', base .. ' ' .. string.format('%d', at))
   end

@@ -22,7 +22,7 @@
        or {'gone'} or {'missing'}, as append does
 ]]
 options(ARGV[1])
-local meta = call('HMGET', META, 'epoch', 'gone', 'bytes')
+local meta = call('HMGET', META, 'epoch', 'gone', 'bytes', 'next', 'ready')
 if meta[1] ~= ARGV[2] or meta[2] then
   return {meta[1] and tonumber(meta[1]) >= tonumber(ARGV[2]) and 'gone' or 'missing'}
 end
@@ -191,7 +191,10 @@ local function takeSplit(level)
   end
 end
 
-release(now, 256)
+announced = tonumber(meta[4] or nil) or false
+if announced and announced <= now then
+  release(now, 256)
+end
 for level = levels - 1, 0, -1 do
   if waits or unfinished then
     break
@@ -224,15 +227,16 @@ count('unacked', handed)
 count('delivered', fresh)
 count('bytes', -bytes)
 if credit > 0 then
-  call('HSET', META, 'used', now)
+  fields = {'used', now}
 end
+local ready = meta[5] + (delta.ready or 0)
 stirred = false -- what became ready and was not taken is told of below
 commit()
 
 if ARGV[7] == '2' or (ARGV[7] == '1' and left == credit) then
   call('SADD', WAITING, slot)
 end
-if (left == 0 or waits) and tonumber(call('HGET', META, 'ready')) > 0 then
+if (left == 0 or waits) and ready > 0 then
   wake() -- more is left: pass the wake-up on
 end
 
