@@ -1,8 +1,25 @@
-export { AmqpError } from './amqp-error.ts'
+export { AmqpError, REPLY_CODES } from './amqp-error.ts'
+export { Channel, type ChannelHandler, type ChannelMethod } from './channel.ts'
+export type { Confirms } from './confirms.ts'
+export { Connection, type ConnectionHandler, type ConnectionOptions } from './connection.ts'
+export { FRAME, FRAME_END, FRAME_OVERHEAD, FrameReader, type OnFrame } from './frame-reader.ts'
+export { encodeContent, encodeMethod, FrameWriter } from './frame-writer.ts'
+export { PROTOCOL_HEADER, type Tuning } from './handshake.ts'
+export { OUTPUT_HIGH_BYTES, Output } from './output.ts'
 export {
   decodeProperties,
   encodeProperties,
   PROPERTIES_DECODED_BYTES_MAX,
   type Properties,
 } from './properties.ts'
-export { type FieldValue, TABLE_DEPTH_MAX, type Table } from './values.ts'
+export type { Credentials, Mechanism } from './sasl.ts'
+export {
+  type ClientMethod,
+  METHOD_IDS,
+  type Method,
+  type MethodName,
+  readServerMethod,
+  type ServerMethod,
+} from './spec.ts'
+export { Unacked } from './unacked.ts'
+export { type FieldValue, TABLE_DEPTH_MAX, type Table, ValueReader } from './values.ts'

@@ -97,7 +97,7 @@ function write(name: string, kind: Kind, value: string | number | Table): void {
   } else if (kind === 'octet' && isWhole(value, 255)) {
     writer.octet(value)
   } else if (kind === 'timestamp' && isWhole(value, Number.MAX_SAFE_INTEGER)) {
-    writer.longlong(BigInt(value))
+    writer.longlong(value)
   } else {
     throw new BrokerError('invalid_request', `Property ${name} is out of range.`)
   }
@@ -137,6 +137,6 @@ function read(reader: ValueReader, kind: Kind): string | number | Table {
     case 'table':
       return reader.table()
     case 'timestamp': // past 2^53 (some clients write nanoseconds) it is held at the edge
-      return Math.min(Number(reader.longlong()), Number.MAX_SAFE_INTEGER)
+      return Math.min(reader.longlong(), Number.MAX_SAFE_INTEGER)
   }
 }

@@ -73,9 +73,31 @@ export class ValueReader {
     return this.#bytes.readUInt16BE(this.#take(2))
   }
 
+  long(): number {
+    return this.#bytes.readUInt32BE(this.#take(4))
+  }
+
+  /** Unsigned 64-bit as a number: exact up to 2^53, as delivery tags are. */
+  longlong(): number {
+    const from = this.#take(8)
+    return this.#bytes.readUInt32BE(from) * 0x1_0000_0000 + this.#bytes.readUInt32BE(from + 4)
+  }
+
   /** Unsigned 64-bit, as timestamps are. */
-  longlong(): bigint {
+  biglong(): bigint {
     return this.#bytes.readBigUInt64BE(this.#take(8))
+  }
+
+  /** A long string that is text. Bytes that are not UTF-8 read as replacement characters. */
+  longstr(): string {
+    return this.longbytes().toString('utf8')
+  }
+
+  /** A long string as it is: a view, which the next chunk of the socket does not change. */
+  longbytes(): Buffer {
+    const size = this.#bytes.readUInt32BE(this.#take(4))
+    const from = this.#take(size)
+    return this.#bytes.subarray(from, from + size)
   }
 
   /** Throws AmqpError 501 when the bytes are not UTF-8. */
@@ -157,13 +179,13 @@ export class ValueReader {
         return bytes.readInt32BE(this.#take(4)) / 10 ** scale
       }
       case 0x53: {
-        const text = this.#longstr() // S
+        const text = this.longbytes() // S
         return isUtf8(text) ? text.toString('utf8') : Buffer.from(text)
       }
       case 0x78: // x
-        return Buffer.from(this.#longstr())
+        return Buffer.from(this.longbytes())
       case 0x54: {
-        const seconds = this.longlong() // T
+        const seconds = this.biglong() // T
         return seconds > DATE_SECONDS_MAX ? narrow(seconds) : new Date(Number(seconds) * 1000)
       }
       case 0x41: // A
@@ -175,12 +197,6 @@ export class ValueReader {
       default:
         throw malformed(`unknown field type ${letter}`)
     }
-  }
-
-  #longstr(): Buffer {
-    const size = this.#bytes.readUInt32BE(this.#take(4))
-    const from = this.#take(size)
-    return this.#bytes.subarray(from, from + size)
   }
 }
 
@@ -233,8 +249,28 @@ export class ValueWriter {
     this.#bytes.writeUInt16BE(value, this.#room(2))
   }
 
-  longlong(value: bigint): void {
-    this.#bytes.writeBigUInt64BE(value, this.#room(8))
+  long(value: number): void {
+    this.#bytes.writeUInt32BE(value, this.#room(4))
+  }
+
+  /** A whole number from 0 to 2^53. */
+  longlong(value: number): void {
+    const from = this.#room(8)
+    this.#bytes.writeUInt32BE(Math.floor(value / 0x1_0000_0000), from)
+    this.#bytes.writeUInt32BE(value % 0x1_0000_0000, from + 4)
+  }
+
+  longstr(value: string): void {
+    const sizeAt = this.#room(4 + value.length * 3)
+    const size = this.#bytes.write(value, sizeAt + 4, 'utf8')
+    this.#at = sizeAt + 4 + size
+    this.#close(sizeAt)
+  }
+
+  longbytes(value: Buffer): void {
+    const sizeAt = this.#room(4 + value.length)
+    value.copy(this.#bytes, sizeAt + 4)
+    this.#close(sizeAt)
   }
 
   /** Throws invalid_request when it has more than 255 bytes in UTF-8. */
@@ -278,10 +314,7 @@ export class ValueWriter {
   #value(value: FieldValue, depth: number): void {
     if (typeof value === 'string') {
       this.octet(0x53) // S
-      const sizeAt = this.#room(4 + value.length * 3)
-      const size = this.#bytes.write(value, sizeAt + 4, 'utf8')
-      this.#at = sizeAt + 4 + size
-      this.#close(sizeAt)
+      this.longstr(value)
     } else if (typeof value === 'number') {
       this.#number(value)
     } else if (typeof value === 'boolean') {
@@ -293,14 +326,12 @@ export class ValueWriter {
       this.octet(0x56) // V
     } else if (Buffer.isBuffer(value)) {
       this.octet(0x78) // x
-      const sizeAt = this.#room(4 + value.length)
-      value.copy(this.#bytes, sizeAt + 4)
-      this.#close(sizeAt)
+      this.longbytes(value)
     } else if (value instanceof Date) {
       const seconds = Math.floor(value.getTime() / 1000)
       if (!(seconds >= 0)) throw refused('a timestamp is a time since 1970')
       this.octet(0x54) // T
-      this.longlong(BigInt(seconds))
+      this.longlong(seconds)
     } else if (Array.isArray(value)) {
       this.octet(0x41) // A
       const sizeAt = this.#open(depth + 1)

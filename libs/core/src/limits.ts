@@ -82,3 +82,24 @@ export const HTTP_BATCH_OUTSTANDING_BYTES_MAX = 8 * 1024 * 1024
 /** Failures listed in the answer to a batch, and after how many the batch is given up on. */
 export const HTTP_BATCH_FAILURES_LISTED_MAX = 100
 export const HTTP_BATCH_FAILURES_MAX = 1_000
+
+/** AMQP: from the first byte to connection.open; a client that takes longer holds a socket. */
+export const AMQP_HANDSHAKE_MS_MAX = 10_000
+
+/** AMQP: a handshake that failed is held this long, which slows down whoever guesses passwords. */
+export const AMQP_FAILURE_DELAY_MS = 3_000
+
+/** AMQP: a peer that was told to close has this long to agree. */
+export const AMQP_CLOSE_MS_MAX = 30_000
+
+/** AMQP: largest frame before tuning: room for a client's properties and a token as password. */
+export const AMQP_HANDSHAKE_FRAME_MAX = 16 * 1024
+
+/** AMQP: frames of a connection that wait behind a slow method of their channel; then reading stops. */
+export const AMQP_WAITING_BYTES_MAX = 256 * 1024
+
+/** AMQP: answers that a client does not read; beyond it, reading from that client stops. */
+export const AMQP_UNREAD_BYTES_MAX = 8 * 1024 * 1024
+
+/** AMQP: bodies a connection may have half sent, over all its channels, in largest messages. */
+export const AMQP_ASSEMBLING_MESSAGES_MAX = 4

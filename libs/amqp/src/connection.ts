@@ -1,0 +1,597 @@
+/**
+ * One AMQP connection, server side: a state machine over a socket.
+ *
+ *   header ─ starting ─ securing ─ tuning ─ opening ─ running ─ closing ─ closed
+ *                                                        │                  │
+ *                                                        └── our close ─────┘     lost: the socket
+ *
+ * 'closing' is the client's connection.close, until its channels are done; 'closed' waits for the
+ * other side to hang up. Whatever happens, the handler hears of the end of each channel and of the
+ * connection, once.
+ *
+ * Reading stops while something must not grow: frames that wait behind a slow method, answers that
+ * the client does not read, a step of the handshake, or publishes during a memory alarm.
+ */
+import type { Duplex } from 'node:stream'
+import { limits, type Report } from '@sluice/core'
+import { AmqpError, REPLY_CODES } from './amqp-error.ts'
+import {
+  Channel,
+  type ChannelHandler,
+  readMethod,
+  readMethodId,
+  replyText,
+  strangeFrame,
+} from './channel.ts'
+import { FRAME, FRAME_MAX_MIN, FrameReader } from './frame-reader.ts'
+import { FrameWriter } from './frame-writer.ts'
+import {
+  CAPABILITIES,
+  checkTuneOk,
+  GREETING_HINTS,
+  PROTOCOL_HEADER,
+  readGreeting,
+  type Tuning,
+} from './handshake.ts'
+import { Output } from './output.ts'
+import { type Credentials, type Mechanism, readCredentials } from './sasl.ts'
+import { type ClientMethod, type ConnectionStartOk, METHOD_IDS } from './spec.ts'
+import type { Table } from './values.ts'
+
+/** What the embedding server does for one connection. */
+export interface ConnectionHandler {
+  /** True when the client is who it says. What it throws fails the handshake. */
+  authenticate(credentials: Credentials): Promise<boolean>
+  /** Admits the client to a vhost, or throws AmqpError 530. */
+  open(vhost: string): Promise<void>
+  /** A new password or token for the same user; throws AmqpError 530 to refuse it. */
+  updateSecret(secret: string): Promise<void>
+  /** A channel was opened. Throws AmqpError to refuse it. */
+  channel(channel: Channel): ChannelHandler
+  /** More may be sent: `writable` was false and is true again. */
+  writable(): void
+  /**
+   * The connection is gone and its channels are closed: delete what was exclusive to it. Called
+   * exactly once; connection.close-ok waits for it when the client closed.
+   */
+  closed(): void | Promise<void>
+}
+
+export interface ConnectionOptions extends Tuning {
+  /** product, version and the like; the capabilities are added to them. */
+  readonly serverProperties: Table
+  readonly mechanisms: readonly Mechanism[]
+  readonly messageBytesMax: number
+  /** What AMQP calls an error of the embedding server; undefined = unexpected: 541, reported. */
+  readonly refusal: (error: unknown) => AmqpError | undefined
+  readonly report: Report
+  /** A likely mistake of whoever connected, for the log: an HTTP request, a TLS handshake. */
+  readonly hint: (what: string) => void
+  readonly handshakeMsMax?: number
+  readonly failureDelayMs?: number
+  readonly closeMsMax?: number
+}
+
+type State =
+  | 'header'
+  | 'starting'
+  | 'securing'
+  | 'tuning'
+  | 'opening'
+  | 'running'
+  | 'closing'
+  | 'closed'
+  | 'lost'
+
+/** Why nothing is read: bits, since there may be several reasons. */
+const PAUSE = { step: 1, waiting: 2, unread: 4, alarm: 8 } as const
+
+export class Connection {
+  readonly #socket: Duplex
+  readonly #options: ConnectionOptions
+  readonly #handler: ConnectionHandler
+  readonly #reader: FrameReader
+  readonly output: Output
+  readonly writer: FrameWriter
+  /** Settles when the socket is gone and the handler has heard of it. Never rejects. */
+  readonly closed: Promise<void>
+
+  /** What the client says of itself; empty until it has. */
+  clientProperties: Table = {}
+  /** Capabilities the client announced in its properties. */
+  capabilities: ReadonlySet<string> = new Set()
+  tuned: Tuning
+
+  #state: State = 'header'
+  #greeting: Buffer = Buffer.alloc(0)
+  readonly #channels = new Map<number, Channel>()
+  /** Numbers of channels that were closed: late acknowledgements for them are no error. */
+  readonly #used = new Set<number>()
+  #last: Channel | undefined
+  #pauses = 0
+  #waitingBytes = 0
+  #assemblingBytes = 0
+  #alarm: string | undefined
+  #alarmTold = false
+  #received = 0
+  #deadline: NodeJS.Timeout | undefined
+  #heartbeat: NodeJS.Timeout | undefined
+  #finished: Promise<void> | undefined
+
+  /** Takes over `socket`; `handlerFor` makes the embedding server's side of it. */
+  constructor(
+    socket: Duplex,
+    options: ConnectionOptions,
+    handlerFor: (connection: Connection) => ConnectionHandler,
+  ) {
+    this.#socket = socket
+    this.#options = options
+    this.tuned = options
+    this.output = new Output(socket, () => this.#writableAgain())
+    this.writer = new FrameWriter(this.output, FRAME_MAX_MIN)
+    this.#reader = new FrameReader(limits.AMQP_HANDSHAKE_FRAME_MAX, this.#frame)
+    this.#handler = handlerFor(this)
+    this.closed = new Promise((resolve) => {
+      socket.once('close', () => {
+        this.#lose()
+        this.#finish().then(resolve, (error) => {
+          this.report(error)
+          resolve()
+        })
+      })
+    })
+    socket.on('error', () => {}) // 'close' follows
+    socket.on('data', this.#data)
+    this.#expire(options.handshakeMsMax ?? limits.AMQP_HANDSHAKE_MS_MAX)
+  }
+
+  get messageBytesMax(): number {
+    return this.#options.messageBytesMax
+  }
+
+  get report(): Report {
+    return this.#options.report
+  }
+
+  /** Open and not closing. */
+  get running(): boolean {
+    return this.#state === 'running'
+  }
+
+  /** False while so much waits to be sent that deliveries should pause; see `writable()`. */
+  get writable(): boolean {
+    return this.output.writable
+  }
+
+  /** The name a client gave its connection; '' = none. */
+  get clientName(): string {
+    const name = this.clientProperties['connection_name']
+    return typeof name === 'string' ? name : ''
+  }
+
+  /**
+   * Closes an open connection for a reason of ours (320 CONNECTION_FORCED for an operator's or a
+   * shutdown's). One that is not open yet is cut off.
+   */
+  close(error: AmqpError): void {
+    if (this.running) this.#closeWith(error)
+    else if (this.#state !== 'closing' && this.#state !== 'closed') this.#socket.destroy()
+  }
+
+  /**
+   * The server lacks `reason` ('low on memory'): the next publish is the last that is read until
+   * `unblock`.
+   */
+  block(reason: string): void {
+    this.#alarm = reason
+  }
+
+  unblock(): void {
+    this.#alarm = undefined
+    if (this.#alarmTold && this.running) this.writer.method(0, { name: 'connection.unblocked' })
+    this.#alarmTold = false
+    this.#resume(PAUSE.alarm)
+  }
+
+  /** For Channel: a publish is complete. */
+  published(): void {
+    if (this.#alarm === undefined || (this.#pauses & PAUSE.alarm) !== 0) return
+    this.#pause(PAUSE.alarm)
+    if (!this.capabilities.has('connection.blocked')) return
+    this.#alarmTold = true
+    this.writer.method(0, { name: 'connection.blocked', reason: this.#alarm })
+  }
+
+  /** For Channel: more (or fewer) bytes wait behind a method under way. */
+  waiting(bytes: number): void {
+    this.#waitingBytes += bytes
+    if (this.#waitingBytes > limits.AMQP_WAITING_BYTES_MAX) this.#pause(PAUSE.waiting)
+    else if (bytes < 0 && this.#waitingBytes <= limits.AMQP_WAITING_BYTES_MAX / 2) {
+      this.#resume(PAUSE.waiting)
+    }
+  }
+
+  /** For Content: more (or fewer) bytes of unfinished messages are held. */
+  readonly assembling = (bytes: number): void => {
+    this.#assemblingBytes += bytes
+    const max = limits.AMQP_ASSEMBLING_MESSAGES_MAX * this.messageBytesMax
+    if (bytes > 0 && this.#assemblingBytes > max) {
+      throw new AmqpError(REPLY_CODES.resourceError, 'too many large messages are half sent')
+    }
+  }
+
+  /** For Channel: its number is free again. */
+  forget(channel: Channel): void {
+    if (this.#channels.get(channel.id) !== channel) return
+    this.#channels.delete(channel.id)
+    this.#used.add(channel.id)
+    this.#last = undefined
+  }
+
+  /** An error ends `channel`, or the connection when it has none or its code says so. */
+  fail(error: unknown, channel?: Channel, methodId = 0): void {
+    const refusal = this.#refusal(error)
+    const id = refusal.methodId || methodId
+    if (channel !== undefined && refusal.closes === 'channel') {
+      if (this.running) channel.close(refusal, id)
+    } else {
+      this.#closeWith(refusal, id)
+    }
+  }
+
+  #refusal(error: unknown): AmqpError {
+    if (error instanceof AmqpError) return error
+    const refusal = this.#options.refusal(error)
+    if (refusal !== undefined) return refusal
+    this.report(error)
+    return new AmqpError(REPLY_CODES.internalError, 'an unexpected failure; see the log')
+  }
+
+  // Bytes in
+
+  readonly #data = (chunk: Buffer): void => {
+    this.#received += chunk.length
+    if (this.#state === 'lost') return
+    this.#read(() => {
+      if (this.#state === 'header') this.#greet(chunk)
+      else this.#reader.push(chunk)
+    })
+  }
+
+  /** What is thrown here is the reader's: the frames are out of step, and nothing more is read. */
+  #read(read: () => void): void {
+    try {
+      read()
+    } catch (error) {
+      this.#closeWith(this.#refusal(error))
+      this.#expire(this.#failureDelayMs)
+      this.#reader.pause()
+      this.#state = 'lost'
+    }
+  }
+
+  #greet(chunk: Buffer): void {
+    this.#greeting = Buffer.concat([this.#greeting, chunk])
+    const greeting = readGreeting(this.#greeting)
+    if (greeting === 'unfinished') return
+    if (greeting !== 'amqp') {
+      this.#options.hint(GREETING_HINTS[greeting])
+      this.#state = 'closed'
+      this.output.push(PROTOCOL_HEADER)
+      this.output.end()
+      return
+    }
+    const rest = this.#greeting.subarray(PROTOCOL_HEADER.length)
+    this.#greeting = PROTOCOL_HEADER
+    this.#state = 'starting'
+    this.writer.method(0, {
+      name: 'connection.start',
+      versionMajor: 0,
+      versionMinor: 9,
+      serverProperties: { ...this.#options.serverProperties, capabilities: CAPABILITIES },
+      mechanisms: this.#options.mechanisms.join(' '),
+      locales: 'en_US',
+    })
+    if (rest.length > 0) this.#reader.push(rest)
+  }
+
+  readonly #frame = (type: number, id: number, payload: Buffer): void => {
+    let channel = this.#last
+    if (this.#state === 'running' && id !== 0) {
+      if (channel === undefined || channel.id !== id) {
+        channel = this.#channels.get(id)
+        this.#last = channel
+      }
+      if (channel !== undefined) channel.frame(type, payload)
+      else this.#unopened(type, id, payload)
+    } else {
+      this.#control(type, id, payload)
+    }
+    if (this.output.pending > limits.AMQP_UNREAD_BYTES_MAX && !this.output.writable) {
+      this.#pause(PAUSE.unread)
+    }
+  }
+
+  /** A frame for a channel that is not open: only channel.open is right. */
+  #unopened(type: number, id: number, payload: Buffer): void {
+    try {
+      if (type !== FRAME.method && type !== FRAME.header && type !== FRAME.body) {
+        throw strangeFrame(type, payload)
+      }
+      const methodId = type === FRAME.method ? readMethodId(payload) : 0
+      if (methodId !== METHOD_IDS['channel.open']) {
+        if (this.#used.has(id) && SETTLES.has(methodId)) return
+        throw type === FRAME.method
+          ? new AmqpError(REPLY_CODES.channelError, "expected 'channel.open'", methodId)
+          : new AmqpError(
+              REPLY_CODES.unexpectedFrame,
+              'expected method frame, got non method frame instead',
+            )
+      }
+      readMethod(methodId, payload)
+      const { channelMax } = this.tuned
+      if (channelMax !== 0 && this.#channels.size >= channelMax) {
+        throw new AmqpError(
+          REPLY_CODES.notAllowed,
+          `number of channels opened (${this.#channels.size}) has reached the negotiated channel_max (${channelMax})`,
+          methodId,
+        )
+      }
+      const channel = new Channel(this, id)
+      channel.attach(this.#handler.channel(channel))
+      this.#channels.set(id, channel)
+      channel.send({ name: 'channel.open-ok' })
+    } catch (error) {
+      this.fail(error)
+    }
+  }
+
+  // Channel 0
+
+  /** A frame on channel 0, or on any while the connection is not open. */
+  #control(type: number, id: number, payload: Buffer): void {
+    let methodId = 0
+    try {
+      if (this.#state === 'closing' || this.#state === 'closed') {
+        if (id === 0 && type === FRAME.method) this.#controlWhileClosing(readMethodId(payload))
+        return
+      }
+      if (id !== 0 || (type !== FRAME.method && type !== FRAME.heartbeat)) {
+        if (type === FRAME.header || type === FRAME.body || type === FRAME.method) {
+          throw new AmqpError(REPLY_CODES.unexpectedFrame, `type ${type} on channel ${id}`)
+        }
+        throw strangeFrame(type, payload)
+      }
+      if (type === FRAME.heartbeat) {
+        if (payload.length > 0) throw strangeFrame(type, payload)
+        return
+      }
+      methodId = readMethodId(payload)
+      this.#controlMethod(readMethod(methodId, payload), methodId)
+    } catch (error) {
+      this.fail(error, undefined, methodId)
+    }
+  }
+
+  #controlMethod(method: ClientMethod, methodId: number): void {
+    switch (method.name) {
+      case 'connection.start-ok':
+        if (this.#state !== 'starting') break
+        this.#state = 'securing'
+        this.#step(this.#secure(method), methodId)
+        return
+      case 'connection.tune-ok':
+        if (this.#state !== 'tuning') break
+        checkTuneOk(this.#options, method)
+        this.#tune(method.frameMax, method.channelMax, method.heartbeat)
+        return
+      case 'connection.open':
+        if (this.#state !== 'opening') break
+        this.#step(this.#open(method.virtualHost), methodId)
+        return
+      case 'connection.update-secret':
+        if (this.#state !== 'running') break
+        this.#step(this.#updateSecret(method.newSecret.toString('utf8')), methodId)
+        return
+      case 'connection.close':
+        if (this.#state !== 'running') break
+        this.#closedByClient().catch((error) => this.fail(error, undefined, methodId))
+        return
+    }
+    throw new AmqpError(
+      REPLY_CODES.channelError,
+      `unexpected method in connection state ${this.#state}`,
+    )
+  }
+
+  /** A step of channel 0 that takes its time; nothing is read until it is done. */
+  #step(step: Promise<void>, methodId: number): void {
+    this.#pause(PAUSE.step)
+    step
+      .catch((error) => this.fail(error, undefined, methodId))
+      .then(() => this.#resume(PAUSE.step))
+      .catch(this.report)
+  }
+
+  async #secure({ clientProperties, mechanism, response }: ConnectionStartOk): Promise<void> {
+    this.clientProperties = clientProperties
+    const capabilities = clientProperties['capabilities']
+    if (isTable(capabilities)) {
+      const named = Object.entries(capabilities).filter(([, value]) => value === true)
+      this.capabilities = new Set(named.map(([name]) => name))
+    }
+    const credentials = readCredentials(mechanism, response, this.#options.mechanisms)
+    const known = await this.#handler.authenticate(credentials)
+    if (this.#state !== 'securing') return
+    if (known) {
+      this.#state = 'tuning'
+      const { channelMax, frameMax, heartbeatS } = this.#options
+      this.writer.method(0, {
+        name: 'connection.tune',
+        channelMax,
+        frameMax,
+        heartbeat: heartbeatS,
+      })
+    } else if (this.capabilities.has('authentication_failure_close')) {
+      throw new AmqpError(
+        REPLY_CODES.accessRefused,
+        `Login was refused using authentication mechanism ${mechanism}. For details see the broker logfile.`,
+      )
+    } else {
+      this.#state = 'lost'
+      this.#expire(this.#failureDelayMs)
+    }
+  }
+
+  #tune(frameMax: number, channelMax: number, heartbeatS: number): void {
+    this.tuned = { frameMax, channelMax, heartbeatS }
+    this.#reader.tune(frameMax)
+    this.writer.tune(frameMax)
+    this.#state = 'opening'
+    if (heartbeatS > 0) this.#beat(heartbeatS)
+  }
+
+  async #open(vhost: string): Promise<void> {
+    await this.#handler.open(vhost)
+    if (this.#state !== 'opening') return
+    this.#state = 'running'
+    clearTimeout(this.#deadline)
+    this.writer.method(0, { name: 'connection.open-ok' })
+  }
+
+  async #updateSecret(secret: string): Promise<void> {
+    await this.#handler.updateSecret(secret)
+    if (this.running) this.writer.method(0, { name: 'connection.update-secret-ok' })
+  }
+
+  // The end
+
+  async #closedByClient(): Promise<void> {
+    this.#state = 'closing'
+    // What was sent before the close counts: publishes may wait behind a slow declare.
+    await Promise.all([...this.#channels.values()].map((channel) => channel.idle()))
+    await this.#finish()
+    if (this.#state !== 'closing') return
+    this.#closeOk()
+  }
+
+  #controlWhileClosing(methodId: number): void {
+    if (this.#state !== 'closed') return
+    if (methodId === METHOD_IDS['connection.close']) this.#closeOk()
+    else if (methodId === METHOD_IDS['connection.close-ok']) this.output.end()
+  }
+
+  #closeOk(): void {
+    this.writer.method(0, { name: 'connection.close-ok' })
+    this.output.end()
+    this.#state = 'closed'
+    this.#expire(this.#closeMs)
+  }
+
+  /** Sends connection.close and ends the channels; a failed handshake is held for a while. */
+  #closeWith(error: AmqpError, methodId = error.methodId): void {
+    const state = this.#state
+    if (state === 'closing' || state === 'closed' || state === 'lost') return
+    this.#state = 'closed'
+    this.writer.method(0, {
+      name: 'connection.close',
+      replyCode: error.replyCode,
+      replyText: replyText(error),
+      classId: methodId >>> 16,
+      methodId: methodId & 0xffff,
+    })
+    this.#expire(state === 'running' ? this.#closeMs : this.#failureDelayMs)
+    this.#finish().catch(this.report)
+  }
+
+  get #failureDelayMs(): number {
+    return this.#options.failureDelayMs ?? limits.AMQP_FAILURE_DELAY_MS
+  }
+
+  /** How long the client has to agree to a close. */
+  get #closeMs(): number {
+    const max = this.#options.closeMsMax ?? limits.AMQP_CLOSE_MS_MAX
+    const { heartbeatS } = this.tuned
+    return heartbeatS > 0 ? Math.min(heartbeatS * 1_000, max) : max
+  }
+
+  /** Cuts the socket off after this time, instead of any time set before. */
+  #expire(ms: number): void {
+    clearTimeout(this.#deadline)
+    this.#deadline = setTimeout(() => this.#socket.destroy(), ms)
+  }
+
+  #lose(): void {
+    this.#state = 'lost'
+    this.#reader.pause()
+    this.output.close()
+    clearTimeout(this.#deadline)
+    clearInterval(this.#heartbeat)
+  }
+
+  /** Ends every channel, then tells the handler; once. */
+  #finish(): Promise<void> {
+    this.#finished ??= (async () => {
+      const channels = [...this.#channels.values()]
+      const ends = await Promise.allSettled(channels.map((channel) => channel.drop()))
+      for (const end of ends) if (end.status === 'rejected') this.report(end.reason)
+      this.#channels.clear()
+      await this.#handler.closed()
+    })()
+    return this.#finished
+  }
+
+  // Pace
+
+  #pause(reason: number): void {
+    if (this.#pauses === 0) {
+      this.#reader.pause()
+      this.#socket.pause()
+    }
+    this.#pauses |= reason
+  }
+
+  #resume(reason: number): void {
+    if ((this.#pauses & reason) === 0) return
+    this.#pauses &= ~reason
+    if (this.#pauses !== 0 || this.#state === 'lost') return
+    this.#read(() => this.#reader.resume())
+    if (this.#pauses === 0) this.#socket.resume()
+  }
+
+  #writableAgain(): void {
+    this.#resume(PAUSE.unread)
+    if (this.running) this.#handler.writable()
+  }
+
+  /** Sends a heartbeat when idle for half the interval; hangs up after two silent intervals. */
+  #beat(heartbeatS: number): void {
+    let flushes = this.output.flushes
+    let received = this.#received
+    let ticks = 0
+    let silent = 0
+    this.#heartbeat = setInterval(() => {
+      if (this.output.flushes === flushes) {
+        this.writer.heartbeat()
+        flushes++ // that one is no news
+      } else {
+        flushes = this.output.flushes
+      }
+      if (++ticks % 2 !== 0) return
+      // Whoever is not read cannot be heard.
+      silent = this.#received === received && this.#pauses === 0 ? silent + 1 : 0
+      received = this.#received
+      if (silent >= 2) this.#socket.destroy()
+    }, heartbeatS * 500)
+  }
+}
+
+const SETTLES: ReadonlySet<number> = new Set([
+  METHOD_IDS['basic.ack'],
+  METHOD_IDS['basic.nack'],
+  METHOD_IDS['basic.reject'],
+])
+
+function isTable(value: unknown): value is Table {
+  return value instanceof Object && Object.getPrototypeOf(value) === Object.prototype
+}
