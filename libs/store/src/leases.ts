@@ -43,7 +43,7 @@ interface Waiting {
 /** Most settlements in one script call: bounds how long it keeps Redis from others. */
 const FOLD_MAX = limits.PASS_MESSAGES_MAX
 
-const TOKEN = /^([0-9a-f]{24})\.(\d{1,9})$/
+const TOKEN = /^([0-9a-f]{24})\.([1-9]\d{0,8})$/
 
 export class Leases {
   readonly #context: QueueContext

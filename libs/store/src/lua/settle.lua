@@ -30,36 +30,40 @@ local function leftBefore(id)
   return popcount(call('HGET', PARTIAL, partialOf(level, id)) or '')
 end
 
-if batches > 0 then
+-- Batches, and single messages below, in calls that Lua's stack can hold.
+local batchesEnd = at + 2 * batches
+local picked = batches > 0 and call('EXISTS', PARTIAL) == 1
+while at < batchesEnd do
   local ids, counts, total = {}, {}, 0
-  local picked = call('EXISTS', PARTIAL) == 1
-  for i = 1, batches do
-    ids[i] = ARGV[at]
-    counts[i] = tonumber(ARGV[at + 1]) - (picked and leftBefore(ids[i]) or 0)
-    total = total + counts[i]
+  while at < batchesEnd and #ids < 1000 do
+    local n = #ids + 1
+    ids[n] = ARGV[at]
+    counts[n] = tonumber(ARGV[at + 1]) - (picked and leftBefore(ids[n]) or 0)
+    total = total + counts[n]
     at = at + 2
   end
-  if call('XACK', log, GROUP, unpack(ids)) == batches then
-    outcomes[1] = string.rep('s', batches)
+  if call('XACK', log, GROUP, unpack(ids)) == #ids then
+    outcomes[#outcomes + 1] = string.rep('s', #ids)
     settled = settled + total
+    call('XDEL', log, unpack(ids))
   else
-    -- An acknowledged entry still exists until XDEL below; a reclaimed one does not.
-    for i = 1, batches do
-      local held = #call('XRANGE', log, ids[i], ids[i]) > 0
+    -- An acknowledged entry exists until it is deleted, once; a reclaimed one does not.
+    for i, id in ipairs(ids) do
+      local held = call('XDEL', log, id) == 1
       outcomes[#outcomes + 1] = held and 's' or 'x'
       settled = settled + (held and counts[i] or 0)
     end
   end
-  call('XDEL', log, unpack(ids))
-  for i = 1, picked and batches or 0 do
-    call('HDEL', PARTIAL, partialOf(level, ids[i]))
+  for _, id in ipairs(picked and ids or {}) do
+    call('HDEL', PARTIAL, partialOf(level, id))
   end
 end
 
 for _ = 1, partials do
   local id, bitmap = ARGV[at], ARGV[at + 1]
   at = at + 2
-  if #call('XPENDING', log, GROUP, id, id, 1, 'd' .. slotNumber) > 0 then
+  if call('EXISTS', log) == 1
+    and #call('XPENDING', log, GROUP, id, id, 1, 'd' .. slotNumber) > 0 then
     local field = partialOf(level, id)
     local before = call('HGET', PARTIAL, field) or string.rep('\0', #bitmap)
     local after = {}
@@ -75,7 +79,6 @@ for _ = 1, partials do
   end
 end
 
--- Single messages, in calls that Lua's stack can hold.
 while ARGV[at] do
   local refs, fences, held = {}, {}, {}
   while ARGV[at] and #refs < 1000 do

@@ -1,0 +1,130 @@
+/** reclaim.lua: what a dead slot held, and what a living one holds without knowing it. */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { queueHolders } from './index.ts'
+import { bodies, drain, HOUR_MS, lease, openTestQueue, publish } from './test-queue.ts'
+
+const DEAD = { dead: true }
+
+test('what a dead slot held is ready again in its old order, flagged, as failed', async (t) => {
+  const { queue, another } = await openTestQueue(t)
+  const { store, queue: elsewhere } = await another()
+  await publish(queue, 'a', 'b')
+  await publish(queue, 'c', 'd')
+  await elsewhere.take(2, false)
+  await elsewhere.take(1, false)
+  await publish(queue, 'e')
+  assert.deepEqual(await queue.reclaim(store.slot.name, DEAD), { more: false, messages: 3 })
+  const leased = await lease(queue)
+  assert.deepEqual(bodies(leased), ['a', 'b', 'c', 'd', 'e'])
+  assert.deepEqual(
+    leased.map(({ redelivered }) => redelivered),
+    [true, true, true, false, false],
+  )
+  assert.deepEqual(
+    leased.map(({ failedCount }) => failedCount),
+    [1, 1, 1, 0, 0],
+  )
+})
+
+test('two reapers that find the same dead slot take its messages back once', async (t) => {
+  const { queue, another } = await openTestQueue(t)
+  const [{ store, queue: dead }, { queue: reaper }] = [await another(), await another()]
+  await publish(queue, ...'abcdef')
+  await dead.take(6, false)
+  const both = [queue, reaper].map((each) => each.reclaim(store.slot.name, DEAD))
+  const moved = (await Promise.all(both)).map(({ messages }) => messages)
+  assert.deepEqual(moved.sort(), [0, 6])
+  assert.deepEqual(await drain(queue), [...'abcdef'])
+})
+
+test('messages that killed too many slots are dead letters', async (t) => {
+  const { queue, another } = await openTestQueue(t, { deliveryLimit: 0 })
+  const { store, queue: elsewhere } = await another()
+  await publish(queue, 'a', 'b')
+  await elsewhere.take(10, false)
+  await queue.reclaim(store.slot.name, DEAD)
+  const letters = await queue.claimDead(10, HOUR_MS)
+  assert.deepEqual(bodies(letters), ['a', 'b'])
+  const { reason, holder, failed } = letters[0]!
+  assert.deepEqual([reason, holder, failed], ['delivery_limit', store.slot.name, 1])
+})
+
+test('what others hold, and what was leased, stays where it is', async (t) => {
+  const { queue, another } = await openTestQueue(t)
+  const [{ store, queue: dead }, { queue: living }] = [await another(), await another()]
+  for (const letter of 'abc') await publish(queue, letter)
+  await dead.take(1, false)
+  const [held] = (await living.take(1, false)).batches
+  const [leased] = await lease(dead)
+  assert.deepEqual(await queue.reclaim(store.slot.name, DEAD), { more: false, messages: 1 })
+  assert.equal(await living.settleHeld(0, [{ id: held!.id, count: 1 }], []), 's')
+  assert.deepEqual(await queue.settle([{ token: leased!.token, outcome: 'ack' }]), ['settled'])
+  assert.deepEqual(await drain(queue), ['a'])
+})
+
+test('a living slot that lost a reply gives back what it does not know of, not as failed', async (t) => {
+  const { queue } = await openTestQueue(t)
+  for (const letter of 'ab') await publish(queue, letter)
+  await publish(queue, 'c', 'd', 'e')
+  const [known, unknown] = (await queue.take(2, false)).batches
+  const [c] = (await queue.take(1, false)).messages
+  const [d] = (await queue.take(1, false)).messages
+  await queue.recover([`0:${known!.id}`, d!.ref])
+
+  const leased = await lease(queue)
+  assert.deepEqual(bodies(leased), ['b', 'c', 'e'])
+  assert.deepEqual(
+    leased.map(({ deliveryCount }) => deliveryCount),
+    [2, 2, 1],
+  )
+  assert.deepEqual(
+    leased.map(({ failedCount }) => failedCount),
+    [0, 0, 0],
+  )
+  assert.equal(await queue.settleHeld(0, [{ id: known!.id, count: 1 }], [d!.ref]), 'ss')
+  assert.equal(await queue.settleHeld(0, [{ id: unknown!.id, count: 1 }], [c!.ref]), 'xx')
+})
+
+test('a page full of kept batches hides nothing behind it', async (t) => {
+  const { queue } = await openTestQueue(t)
+  for (let n = 0; n < 150; n++) await publish(queue, String(n))
+  const keep: string[] = []
+  while (keep.length < 149) {
+    const { batches } = await queue.take(149 - keep.length, false)
+    keep.push(...batches.map(({ id }) => `0:${id}`))
+  }
+  await queue.take(1, false)
+  await queue.recover(keep)
+  assert.deepEqual(await drain(queue), ['149'])
+})
+
+test('a dead slot that holds nothing leaves nothing of its name behind', async (t) => {
+  const { store, queue, another } = await openTestQueue(t, { levels: 2 })
+  const { store: dying, queue: elsewhere } = await another()
+  await publish(elsewhere, 'a', { body: 'b', priority: 1 })
+  await elsewhere.take(1, false)
+  await elsewhere.lease({ max: 1, leaseMs: HOUR_MS, waitMs: 0, consumer: 'c' })
+  await elsewhere.take(1, true)
+  const { name } = dying.slot
+  assert.ok((await queueHolders(store.redis, queue)).includes(name))
+  await queue.reclaim(name, DEAD)
+  assert.deepEqual(await queueHolders(store.redis, queue), [])
+})
+
+test('a key whose message a dead slot held opens with that message', async (t) => {
+  const { queue, another } = await openTestQueue(t, { ordered: true })
+  const { store, queue: elsewhere } = await another()
+  await publish(queue, { body: 'a', orderingKey: 'k' }, { body: 'b', orderingKey: 'k' })
+  await elsewhere.take(10, false)
+  assert.deepEqual(await lease(queue), [])
+  await queue.reclaim(store.slot.name, DEAD)
+  assert.deepEqual(await drain(queue), ['a', 'b'])
+})
+
+test('a slot that is unknown, or of a deleted queue, held nothing', async (t) => {
+  const { queue } = await openTestQueue(t)
+  assert.deepEqual(await queue.reclaim('d999999', DEAD), { more: false, messages: 0 })
+  await queue.drop({})
+  assert.deepEqual(await queue.reclaim('d999999', DEAD), { more: false, messages: 0 })
+})
