@@ -64,8 +64,15 @@ export async function withBroker(t: TestContext, options: BrokerOptions = {}): P
   )
   t.after(async () => {
     await broker.deps.topology.deleteVhost(vhost).catch(() => {}) // Redis may be gone by now
-    await broker.close()
-    assert.deepEqual(reported, [], 'nothing unexpected was reported')
+    const failure = await broker.close().then(
+      () => undefined,
+      (error: unknown) => error,
+    )
+    // A hook that throws keeps the later ones from running, and they end servers: judge last.
+    t.after(() => {
+      assert.ifError(failure)
+      assert.deepEqual(reported, [], 'nothing unexpected was reported')
+    })
   })
   await broker.deps.topology.declareVhost(vhost)
   const base = `${broker.http}/v1/vhosts/${encodeURIComponent(vhost)}`
