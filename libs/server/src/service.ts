@@ -27,10 +27,13 @@ export type MakeService = (deps: Deps, config: Config) => Service
  * The whole of a process: settings from the environment, stop on SIGTERM and SIGINT. Returns when
  * it has stopped in order; throws when it failed, or did not drain in time.
  *
- * A parent that started it with an IPC channel is told `{ type: 'ready', http: url }`.
+ * A parent that started it with an IPC channel is told `{ type: 'ready', http: url }`, and when that
+ * parent dies, however it dies, this process stops too.
  */
 export async function runProcess(make: readonly MakeService[]): Promise<void> {
   const stop = stopOnSignals()
+  process.once('disconnect', () => stop.abort(new Error('the parent process ended')))
+  process.channel?.unref() // listening must not keep a process that has stopped
   await runServices(loadConfig(process.env), make, {
     stop,
     started: (http) => process.send?.({ type: 'ready', http }),

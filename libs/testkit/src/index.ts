@@ -8,4 +8,5 @@ export {
   type SharedRedis,
   withRedis,
 } from './redis.ts'
+export { findRedisServer } from './redis-server.ts'
 export { waitFor } from './wait-for.ts'
