@@ -100,14 +100,18 @@ export interface ServerState {
   /** The last AOF or RDB write failed: Redis refuses writes, or will. */
   readonly persistenceFailing: boolean
   readonly replicas: number
+  /** How far the server's clock is ahead of this process's, ms; to tell it a time of day. */
+  readonly clockAheadMs: number
 }
 
 /** Asks the server. Throws what Redis throws. */
 export async function readServerState(redis: Redis): Promise<ServerState> {
+  const asked = Date.now()
   const [info, config] = await Promise.all([
     redis.info(),
     redis.config('GET', 'maxmemory-policy', 'appendfsync', 'save').catch(() => []),
   ])
+  const between = (asked + Date.now()) / 2
   const field = (name: string) => new RegExp(`^${name}:(.*?)\\r?$`, 'm').exec(info)?.[1] ?? ''
   const pairs = config as string[]
   const setting = (name: string) => pairs[pairs.indexOf(name) + 1] ?? ''
@@ -124,5 +128,6 @@ export async function readServerState(redis: Redis): Promise<ServerState> {
     persistenceFailing:
       field('aof_last_write_status') === 'err' || field('rdb_last_bgsave_status') === 'err',
     replicas: Number(field('connected_slaves')),
+    clockAheadMs: Math.round(Number(field('server_time_usec')) / 1_000 - between),
   }
 }

@@ -200,7 +200,7 @@ export class BatchRun implements PublishReply {
     if (body.length > messageBytesMax) {
       throw new BrokerError('message_too_large', `A body has at most ${messageBytesMax} bytes.`)
     }
-    const message = toMessage(draft, exchange, body)
+    const message = toMessage(draft, exchange, body, this.#deps.store.state.clockAheadMs)
     if (draft.mandatory) this.#mandatory.add(line)
     this.#sizes.set(line, body.length)
     this.#outstandingBytes += body.length

@@ -186,7 +186,8 @@ class Publication implements PublishReply {
   #publish(body: Buffer): void {
     try {
       refuseInternal(this.#deps, this.#vhost, this.#exchange)
-      const message = toMessage(this.#draft, this.#exchange, body)
+      const { store } = this.#deps
+      const message = toMessage(this.#draft, this.#exchange, body, store.state.clockAheadMs)
       this.#counts.bytes.value += body.length
       this.#deps.publisher.publish(this.#vhost, message, this, 0)
     } catch (error) {

@@ -71,7 +71,10 @@ test('lists come a page at a time, filtered by text or pattern, with live counts
   assert.deepEqual(names(page), ['job3', 'job4', 'job5'])
   assert.equal(page.json.total, 7)
   assert.equal(page.json.items[0].messages.ready, 1)
-  assert.deepEqual(names(await request('GET', '/queues?pattern=%5Ejob%5B56%5D%24')), ['job5', 'job6'])
+  assert.deepEqual(names(await request('GET', '/queues?pattern=%5Ejob%5B56%5D%24')), [
+    'job5',
+    'job6',
+  ])
   for (const query of ['page=0', 'pageSize=501', 'pattern=(', 'pgae=1', 'page=x']) {
     assertRefused(await request('GET', `/queues?${query}`), 400, 'invalid_request')
   }

@@ -16,13 +16,13 @@ const BODY = Buffer.from('body')
 function fromHeaders(headers: Record<string, string>): Message {
   const draft = new Draft('key')
   readHeaders(Object.entries(headers).flat(), draft)
-  return toMessage(draft, 'events', BODY)
+  return toMessage(draft, 'events', BODY, 0)
 }
 
-function fromFields(fields: unknown): Message {
+function fromFields(fields: unknown, clockAheadMs = 0): Message {
   const draft = new Draft('key')
   readFields(fields as Record<string, unknown>, draft, new Set())
-  return toMessage(draft, 'events', BODY)
+  return toMessage(draft, 'events', BODY, clockAheadMs)
 }
 
 const properties = (message: Message): Properties => ({ ...decodeProperties(message.properties) })
@@ -128,6 +128,9 @@ test('deliver-at is a time in RFC 3339 or in milliseconds, and the past is now',
     const { delayMs } = fromHeaders({ 'Sluice-Deliver-At': at })
     assert.ok(delayMs > 50_000 && delayMs <= 60_000, String(delayMs))
   }
+  const byRedis = fromFields({ deliverAt: soon }, 20_000).delayMs // its clock is 20 s ahead
+  assert.ok(byRedis > 30_000 && byRedis <= 40_000, String(byRedis))
+  assert.throws(() => fromFields({ deliverAt: soon, delayMs: 5 }), refused)
   assert.equal(fromFields({ deliverAt: '2001-01-01T00:00:00+01:00' }).delayMs, 0)
   for (const at of ['tomorrow', '2001-13-41T00:00:00Z', '', '-5', '1e9']) {
     assert.throws(() => fromHeaders({ 'Sluice-Deliver-At': at }), refused, at)

@@ -34,6 +34,8 @@ export class Draft {
   priority = 0
   ttlMs = -1
   delayMs = 0
+  /** Milliseconds since 1970; -1 = not given. */
+  deliverAtMs = -1
   dedupId = ''
   durability: Durability | null = null
   mandatory = false
@@ -98,7 +100,7 @@ const FIELDS: Readonly<Record<string, Field>> = {
     kind: 'time',
     doc: 'Not delivered before: RFC 3339, or milliseconds since 1970. In the past: at once.',
     set: (draft, value: number) => {
-      draft.delayMs = Math.min(Math.max(value - Date.now(), 0), limits.DURATION_MS_MAX)
+      draft.deliverAtMs = value
     },
   },
   ttlMs: integer(
@@ -250,10 +252,19 @@ export function readFields(
   }
 }
 
-/** The message that a draft has become. Throws invalid_request where a property is too long. */
-export function toMessage(draft: Draft, exchange: string, body: Buffer): Message {
-  const { routingKey, orderingKey, persistent, priority, ttlMs, delayMs, dedupId, durability } =
-    draft
+/**
+ * The message that a draft has become. Throws invalid_request where a property is too long.
+ *
+ * @param clockAheadMs how far Redis's clock is ahead of ours: `deliverAt` is by Redis's.
+ */
+export function toMessage(
+  draft: Draft,
+  exchange: string,
+  body: Buffer,
+  clockAheadMs: number,
+): Message {
+  const { routingKey, orderingKey, persistent, priority, ttlMs, dedupId, durability } = draft
+  const delayMs = draft.deliverAtMs < 0 ? draft.delayMs : delayUntil(draft, clockAheadMs)
   draft.properties.deliveryMode = persistent ? 2 : 1
   return {
     exchange,
@@ -268,6 +279,12 @@ export function toMessage(draft: Draft, exchange: string, body: Buffer): Message
     properties: encodeCommon(draft.properties) ?? encodeProperties(draft.properties),
     body,
   }
+}
+
+function delayUntil({ delayMs, deliverAtMs }: Draft, clockAheadMs: number): number {
+  if (delayMs > 0) throw wrong('deliverAt', 'and a delay exclude each other')
+  const wait = deliverAtMs - (Date.now() + clockAheadMs)
+  return Math.min(Math.max(wait, 0), limits.DURATION_MS_MAX)
 }
 
 /** Persistent with nothing but a media type is what most publishers send. Bounded: few types. */
@@ -352,7 +369,7 @@ const RFC_3339 = /^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\
 function parseTime(name: string, value: unknown): number {
   const ms =
     typeof value === 'string' && RFC_3339.test(value) ? Date.parse(value.replace(' ', 'T')) : value
-  if (!Number.isSafeInteger(ms)) {
+  if (!Number.isSafeInteger(ms) || (ms as number) < 0) {
     throw wrong(name, 'is a time like 2030-01-31T12:00:00Z, or milliseconds since 1970')
   }
   return ms as number
