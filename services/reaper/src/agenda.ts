@@ -103,7 +103,10 @@ export class Agenda {
   #done(base: string, inMs: number | undefined): void {
     this.#visiting.delete(base)
     this.#visited.delete(base)
-    this.#visited.set(base, performance.now())
+    const now = performance.now()
+    this.#visited.set(base, now)
+    const planned = this.#due.get(base)
+    if (planned !== undefined) this.#due.set(base, Math.max(planned, now + REVISIT_MS))
     if (this.#visited.size > VISITED_MAX) this.#visited.delete(this.#visited.keys().next().value!)
     if (inMs !== undefined) this.note(base, inMs)
     if (!this.#stopped) this.#start()

@@ -50,6 +50,7 @@ export async function redriveAll(
       if (old.length === 0 && letters.length > 0) break
     }
     if (!(await isHeld(entry, holder))) return { redriven, skipped }
+    await entry.store.sweep()
     await sleep(HELD_LOOK_MS, undefined, { signal }).catch(() => {})
     if (signal.aborted) return undefined
   }

@@ -1,0 +1,113 @@
+/** The redrive of all letters, interrupted in every way that a job can be. */
+import assert from 'node:assert/strict'
+import { type TestContext, test } from 'node:test'
+import { encodeRecord, messageIdentity } from '@sluice/store'
+import { waitFor } from '@sluice/testkit'
+import { DeadLetters } from './dead-letter.ts'
+import { maintenance } from './maintenance.ts'
+import { redriveAll } from './redrive-all.ts'
+import { bodies, kill, lease, openWorld } from './testing.ts'
+
+const START = { redriven: 0, skipped: 0 }
+const FOREVER = Number.MAX_SAFE_INTEGER
+
+/** A queue whose messages all died and lie in `amq.dead-letters`. */
+async function setup(t: TestContext, count: number) {
+  const world = await openWorld(t)
+  const q = await world.declare('q')
+  await kill(q, count)
+  const deadLetters = new DeadLetters(world)
+  while ((await deadLetters.move(q)) > 0);
+  const data = { vhost: world.vhost, queue: 'amq.dead-letters', untilMs: FOREVER }
+  return { ...world, q, parked: world.queue('amq.dead-letters'), data }
+}
+
+test('a run that is stopped leaves the rest to the next, and each letter arrives once', async (t) => {
+  const { q, data, ...world } = await setup(t, 300)
+  const stop = new AbortController()
+  const first = await redriveAll(world, data, {
+    holder: 'job',
+    signal: stop.signal,
+    from: START,
+    progress: async ({ redriven }) => {
+      if (redriven >= 100) stop.abort()
+    },
+  })
+  assert.equal(first, undefined)
+  const signal = new AbortController().signal
+  const run = { holder: 'job', signal, from: START, progress: async () => {} }
+  const second = await redriveAll(world, data, run)
+  assert.ok(second && second.redriven < 300)
+  const all = await bodies(q)
+  assert.equal(all.length, 300)
+  assert.equal(new Set(all).size, 300)
+})
+
+test('letters in the hands of a run that died are waited for, and arrive once', async (t) => {
+  const { q, parked, data, ...world } = await setup(t, 3)
+  const [first, second] = (await parked.store.peek('ready', '', 10)).messages
+  // The run died with two letters leased, one of them already back in its queue.
+  await parked.store.pick(first!.ref, 1_000, 'job')
+  await parked.store.pick(second!.ref, 1_000, 'job')
+  const { properties, body } = first!.record
+  const copy = {
+    exchange: '',
+    routingKey: 'q',
+    orderingKey: '',
+    persistent: true,
+    priority: 0,
+    ttlMs: -1,
+    delayMs: 0,
+    dedupId: messageIdentity(parked.store, first!.ref),
+    durability: null,
+    properties,
+    body,
+  }
+  const { promise, resolve } = Promise.withResolvers()
+  const reply = { appended: resolve }
+  q.store.append(encodeRecord(copy), 0, -1, 0, copy.dedupId, null, reply, 0)
+  await promise
+
+  const signal = new AbortController().signal
+  const run = { holder: 'job', signal, from: START, progress: async () => {} }
+  assert.deepEqual(await redriveAll(world, data, run), { redriven: 3, skipped: 0 })
+  assert.deepEqual((await bodies(q)).sort(), ['0', '1', '2'])
+  assert.deepEqual(await lease(parked), [])
+})
+
+test('letters that arrive while it runs stay', async (t) => {
+  const { q, parked, data, ...world } = await setup(t, 2)
+  const untilMs = await world.store.nowMs()
+  await kill(q, 1)
+  while ((await new DeadLetters(world).move(q)) > 0);
+  const signal = new AbortController().signal
+  const run = { holder: 'job', signal, from: START, progress: async () => {} }
+  const { messages } = await parked.store.peek('ready', '', 10)
+  const old = messages.filter(({ record }) => record.timeMs <= untilMs).length
+  const done = await redriveAll(world, { ...data, untilMs }, run)
+  assert.deepEqual(done, { redriven: old, skipped: 0 })
+  assert.equal((await lease(parked)).length, 3 - old)
+})
+
+test('a job that a stopping reaper lays down is finished by another', async (t) => {
+  const { q, data, url, ...world } = await setup(t, 1_000)
+  const report = (error: unknown) => assert.fail(String(error))
+  const options = { redisUrl: url, sweepMs: 3_600_000 }
+  const [one, two] = [new AbortController(), new AbortController()]
+  const id = await world.store.jobs.startRedrive(data)
+  assert.equal(await world.store.jobs.startRedrive(data), id, 'one at a time for each queue')
+  const status = () => world.store.jobs.redrive(id, data.vhost, data.queue)
+
+  const first = await maintenance(world, options, report)(one.signal)
+  await waitFor(async () => ((await status())?.redriven ?? 0) > 0, { what: 'the first letters' })
+  one.abort()
+  await first.closed
+  const second = await maintenance(world, options, report)(two.signal)
+  await waitFor(async () => (await status())?.state === 'done', { what: 'the job to be done' })
+  two.abort()
+  await second.closed
+  const all = await bodies(q)
+  assert.equal(all.length, 1_000)
+  assert.equal(new Set(all).size, 1_000)
+  assert.equal(await world.store.jobs.redrive(id, data.vhost, 'other'), undefined)
+})

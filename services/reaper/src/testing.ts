@@ -1,0 +1,79 @@
+/** What the reaper's tests share: a store, a topology and a vhost, without a process around them. */
+import assert from 'node:assert/strict'
+import type { TestContext } from 'node:test'
+import { encodeProperties, type Table } from '@sluice/amqp'
+import type { Message } from '@sluice/core'
+import { type LeasedMessage, openStore } from '@sluice/store'
+import { Metrics, openLog } from '@sluice/telemetry'
+import { withRedis } from '@sluice/testkit'
+import { appendTo, openTopology, Publisher, type QueueEntry } from '@sluice/topology'
+
+export async function openWorld(t: TestContext, vhostOfAnother?: string) {
+  const { url, redis, vhost: own } = await withRedis(t)
+  const vhost = vhostOfAnother ?? own
+  const report = (error: unknown) => assert.fail(String(error))
+  const store = await openStore({ url, report })
+  const topology = await openTopology(store, report)
+  const metrics = new Metrics()
+  t.after(async () => {
+    if (vhostOfAnother === undefined) await topology.deleteVhost(vhost)
+    await metrics.close()
+    await topology.close()
+    await store.close()
+  })
+  await topology.declareVhost(vhost)
+  const queue = (name: string): QueueEntry =>
+    topology.table.queue(vhost, name) ?? assert.fail(`no queue ${name}`)
+  const declare = async (name: string, args = {}): Promise<QueueEntry> => {
+    const definition = { name, durable: true, autoDelete: false, exclusive: '', arguments: args }
+    await topology.declareQueue(vhost, definition)
+    return queue(name)
+  }
+  return {
+    url,
+    redis,
+    vhost,
+    store,
+    topology,
+    metrics,
+    publisher: new Publisher(topology, report),
+    log: openLog({ level: 'silent' }),
+    queue,
+    declare,
+  }
+}
+
+export async function publish(entry: QueueEntry, body: string, headers: Table = {}): Promise<void> {
+  const message: Message = {
+    exchange: '',
+    routingKey: entry.definition.name,
+    orderingKey: '',
+    persistent: true,
+    priority: 0,
+    ttlMs: -1,
+    delayMs: 0,
+    dedupId: '',
+    durability: null,
+    properties: encodeProperties({ headers }),
+    body: Buffer.from(body),
+  }
+  assert.equal(await appendTo(entry, message), 'stored')
+}
+
+export function lease({ store }: QueueEntry, max = 1_000): Promise<LeasedMessage[]> {
+  return store.lease({ max, leaseMs: 60_000, waitMs: 0, consumer: 'alice' })
+}
+
+export async function bodies(entry: QueueEntry): Promise<string[]> {
+  return (await lease(entry)).map(({ record }) => String(record.body))
+}
+
+/** Publishes and rejects as many messages. */
+export async function kill(entry: QueueEntry, count: number): Promise<void> {
+  await Promise.all(Array.from({ length: count }, (_, i) => publish(entry, `${i}`)))
+  const leased = await lease(entry)
+  assert.equal(leased.length, count)
+  await entry.store.settle(
+    leased.map(({ token }) => ({ token, outcome: 'dead-letter', reason: 'no' })),
+  )
+}
