@@ -60,3 +60,8 @@ export class AmqpError extends Error {
     return CLOSE_CHANNEL.has(this.replyCode) ? 'channel' : 'connection'
   }
 }
+
+/** 501 for a method whose arguments are not what its definition says. */
+export function cannotDecode(why: string): AmqpError {
+  return new AmqpError(REPLY_CODES.frameError, `cannot decode arguments: ${why}`)
+}

@@ -7,7 +7,7 @@
  * are plain calls. What a handler throws closes the channel or the connection, as its code says,
  * with the ids of the failing method.
  */
-import { AmqpError, REPLY_CODES } from './amqp-error.ts'
+import { AmqpError, cannotDecode, REPLY_CODES } from './amqp-error.ts'
 import { Confirms } from './confirms.ts'
 import type { Connection } from './connection.ts'
 import { Content, unexpected } from './content.ts'
@@ -410,16 +410,12 @@ export function readMethod(id: number, payload: Buffer): ClientMethod {
     method = readClientMethod(id, reader)
     if (method !== undefined && reader.left > 0) throw cannotDecode('bytes follow the arguments')
   } catch (error) {
-    if (error instanceof AmqpError) throw cannotDecode(error.message)
+    if (error instanceof AmqpError) throw cannotDecode(error.message.replace(/^.* - /, ''))
     throw error
   }
   if (method !== undefined) return method
   const what = methodName(id) === undefined ? 'unknown method' : 'unimplemented method'
   throw new AmqpError(REPLY_CODES.commandInvalid, `${what} (${id >>> 16},${id & 0xffff})`, id)
-}
-
-function cannotDecode(why: string): AmqpError {
-  return new AmqpError(REPLY_CODES.frameError, `cannot decode arguments: ${why}`)
 }
 
 /** The bits after the delivery tag of basic.ack, nack and reject. */

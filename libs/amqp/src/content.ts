@@ -5,7 +5,7 @@
  * what has really arrived, so an announced size alone costs nothing.
  */
 import { limits } from '@sluice/core'
-import { AmqpError, REPLY_CODES } from './amqp-error.ts'
+import { AmqpError, cannotDecode, REPLY_CODES } from './amqp-error.ts'
 import { METHOD_IDS } from './spec.ts'
 import { ValueReader } from './values.ts'
 
@@ -44,7 +44,12 @@ export class Content {
   /** Takes a basic.publish: its payload, method id included. Throws AmqpError. */
   start(payload: Buffer): void {
     if (payload.length !== this.#publish.length || !payload.equals(this.#publish)) {
-      this.#read(payload)
+      try {
+        this.#read(payload)
+      } catch (error) {
+        if (error instanceof AmqpError) throw cannotDecode(error.message.replace(/^.* - /, ''))
+        throw error
+      }
     }
     this.due = 'header'
   }
@@ -135,7 +140,7 @@ export class Content {
     this.exchange = reader.shortstr()
     this.routingKey = reader.shortstr()
     const bits = reader.octet()
-    if (reader.left > 0) throw new AmqpError(REPLY_CODES.frameError, 'bytes follow the arguments')
+    if (reader.left > 0) throw cannotDecode('bytes follow the arguments')
     this.mandatory = (bits & 1) !== 0
     this.immediate = (bits & 2) !== 0
     this.#publish = Buffer.from(payload)
