@@ -1,7 +1,7 @@
 /**
  * A real Redis for a test, never a mock.
  *
- * `withRedis` shares one server: REDIS_URL when set (tools/test.mjs starts one and sets it), else a
+ * `withRedis` shares one server: REDIS_URL when set (tools/test.ts starts one and sets it), else a
  * server from PATH or the user's cache, started once a test process without persistence, else a
  * container. Tests stay apart by name: each gets a vhost of its own, so files run in parallel.
  * `privateRedis` is for tests that kill, pause, restart or fill the server.

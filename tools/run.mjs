@@ -1,4 +1,7 @@
-/** `npm run example`: brings what is missing, then plays examples/events on a newer Node. */
+/**
+ * Runs a TypeScript file of ours, with its arguments: installs packages when they are missing, and
+ * uses a Node that is new enough. Plain JavaScript, for the Node at hand.
+ */
 import { spawn } from 'node:child_process'
 import { prepare, ROOT } from './prepare.mjs'
 
@@ -7,8 +10,10 @@ const say = (line) => process.stderr.write(`sluice: ${line}\n`)
 
 try {
   const node = prepare(say)
-  const args = ['--disable-warning=ExperimentalWarning', 'examples/events/run.ts']
-  const child = spawn(node, args, { cwd: ROOT, stdio: 'inherit' })
+  const child = spawn(node, ['--disable-warning=ExperimentalWarning', ...process.argv.slice(2)], {
+    cwd: ROOT,
+    stdio: 'inherit',
+  })
   // Ctrl-C in a terminal reaches it directly; a signal to this process alone is passed on.
   process.on('SIGINT', () => {})
   process.on('SIGTERM', () => child.kill('SIGTERM'))
