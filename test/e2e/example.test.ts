@@ -17,7 +17,7 @@ const ROOT = new URL('../..', import.meta.url)
 test('the example accounts for every event, though a consumer is killed', async (t) => {
   const { url } = await withRedis(t)
   const { SLUICE: _, ...env } = process.env
-  const child = spawn(process.execPath, ['tools/example.mjs'], {
+  const child = spawn(process.execPath, ['tools/run.mjs', 'examples/events/run.ts'], {
     cwd: ROOT,
     env: { ...env, REDIS_URL: url },
     stdio: ['ignore', 'pipe', 'pipe'],
