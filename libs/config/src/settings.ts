@@ -55,6 +55,25 @@ export const SETTINGS = {
     schema: int(1, 1_000_000, 10_000),
     doc: 'Most HTTP connections open at once; further ones are closed at once.',
   },
+  amqpHost: {
+    env: 'SLUICE_AMQP_HOST',
+    schema: z.string().min(1).default('127.0.0.1'),
+    doc: 'Address that the AMQP 0-9-1 listener is on. `0.0.0.0` is every IPv4 address of the machine.',
+    helm: '0.0.0.0',
+  },
+  amqpPort: {
+    env: 'SLUICE_AMQP_PORT',
+    schema: int(0, 65_535, 5_672),
+    doc: 'Port of the AMQP 0-9-1 listener. 0 picks a free one.',
+  },
+  amqpProduct: {
+    env: 'SLUICE_AMQP_PRODUCT',
+    schema: z
+      .string()
+      .regex(/^\S{1,64} \d+\.\d+\.\d+$/, 'is a name and a version, as in `RabbitMQ 3.13.7`')
+      .default('RabbitMQ 3.13.7'),
+    doc: 'Product and version that AMQP clients are told. Some change their behaviour by it (Kombu, and Celery with it, use a prefetch per channel only with a RabbitMQ before 4.0).',
+  },
   adminUser: {
     env: 'SLUICE_ADMIN_USER',
     schema: z

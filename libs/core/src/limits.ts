@@ -57,7 +57,7 @@ export const HTTP_URL_BYTES_MAX = 8 * 1024
 /** JSON bodies of everything but publishes: definitions, leases, settlements. */
 export const HTTP_JSON_BYTES_MAX = 1024 * 1024
 
-/** Nesting of a JSON body: deeper ones are no definitions, and exhaust the stack of those who walk them. */
+/** Nesting of a JSON body: deeper ones are no definitions, and exhaust the stack of their readers. */
 export const JSON_DEPTH_MAX = 32
 
 /** Request headers must be complete within this; a client that sends them slower holds a socket. */
@@ -103,3 +103,11 @@ export const AMQP_UNREAD_BYTES_MAX = 8 * 1024 * 1024
 
 /** AMQP: bodies a connection may have half sent, over all its channels, in largest messages. */
 export const AMQP_ASSEMBLING_MESSAGES_MAX = 4
+
+/** What tune proposes, as RabbitMQ: frame size in bytes, channels a connection, heartbeat in s. */
+export const AMQP_FRAME_MAX = 131_072
+export const AMQP_CHANNEL_MAX = 2_047
+export const AMQP_HEARTBEAT_S = 60
+
+/** AMQP connections of one process; some 50 KB each while idle. */
+export const AMQP_CONNECTIONS_MAX = 50_000

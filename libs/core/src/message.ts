@@ -19,6 +19,8 @@ export interface Message {
   readonly delayMs: number
   /** De-duplication id, at most 255 bytes; '' = none. */
   readonly dedupId: string
+  /** Stands in for a missing de-duplication id in queues that were given a window. */
+  readonly messageId?: string
   /** The least durability for this message; null = what its queue and the server say. */
   readonly durability: Durability | null
   readonly properties: Buffer

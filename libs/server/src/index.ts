@@ -14,4 +14,11 @@ export {
   route,
   sendReply,
 } from './http/route.ts'
-export { type Broker, type MakeService, runProcess, type Service, startBroker } from './service.ts'
+export {
+  type Broker,
+  type Door,
+  type MakeService,
+  runProcess,
+  type Service,
+  startBroker,
+} from './service.ts'

@@ -6,12 +6,20 @@
  */
 import type { Config } from '@sluice/config'
 import { loadConfig } from '@sluice/config'
-import { type Report, runParts, type Start, stopOnSignals } from '@sluice/core'
+import { type Report, type Running, runParts, type Start, stopOnSignals } from '@sluice/core'
 import { type Deps, openDeps } from './deps.ts'
 import { httpApp } from './http/app.ts'
 import { healthRoutes } from './http/health.ts'
 import { listenHttp } from './http/listen.ts'
 import type { Route } from './http/route.ts'
+
+/** A listener besides HTTP. */
+export interface Door {
+  /** Names its URL to whoever started the process. */
+  readonly name: string
+  /** Serves until the signal aborts. */
+  open(signal: AbortSignal): Promise<Running & { readonly url: string }>
+}
 
 export interface Service {
   readonly name: string
@@ -19,6 +27,7 @@ export interface Service {
   readonly routes: readonly Route[]
   /** What runs without being asked: passes, pumps, pushes. */
   readonly loops: readonly Start[]
+  readonly doors?: readonly Door[]
 }
 
 export type MakeService = (deps: Deps, config: Config) => Service
@@ -36,7 +45,7 @@ export async function runProcess(make: readonly MakeService[]): Promise<void> {
   process.channel?.unref() // listening must not keep a process that has stopped
   await runServices(loadConfig(process.env), make, {
     stop,
-    started: (http) => process.send?.({ type: 'ready', http }),
+    started: ({ http, doors }) => process.send?.({ type: 'ready', http, ...doors }),
   })
 }
 
@@ -44,6 +53,8 @@ export async function runProcess(make: readonly MakeService[]): Promise<void> {
 export interface Broker {
   /** Where its HTTP API is. */
   readonly http: string
+  /** Where its other doors are, by name. */
+  readonly doors: Readonly<Record<string, string>>
   readonly deps: Deps
   /** Stops it in order. Rejects when a part failed, or did not drain in time. */
   close(): Promise<void>
@@ -60,7 +71,7 @@ export async function startBroker(
   const stopped = runServices(config, make, {
     stop,
     report,
-    started: (http, deps) => started({ http, deps }),
+    started,
   })
   const early = stopped.then(() => {
     throw new Error('stopped before it served')
@@ -78,7 +89,7 @@ async function runServices(
   options: {
     readonly stop: AbortController
     readonly report?: Report
-    readonly started?: (http: string, deps: Deps) => void
+    readonly started?: (broker: Omit<Broker, 'close'>) => void
   },
 ): Promise<void> {
   const { stop, report, started } = options
@@ -91,12 +102,22 @@ async function runServices(
       http = url
       return { closed }
     }
+    const urls: Record<string, string> = {}
+    const doors = services.flatMap(({ doors = [] }) => doors)
+    const opening = doors.map(
+      ({ name, open }): Start =>
+        async (signal) => {
+          const { url, closed } = await open(signal)
+          urls[name] = url
+          return { closed }
+        },
+    )
     // Loops first, listeners last: nothing is let in before there is someone to serve it.
-    await runParts(stop, [...services.flatMap(({ loops }) => loops), listener], {
+    await runParts(stop, [...services.flatMap(({ loops }) => loops), ...opening, listener], {
       drainMsMax: config.drainMs,
       started() {
-        for (const { name } of services) deps.log.info({ service: name, http }, 'serving')
-        started?.(http, deps)
+        for (const { name } of services) deps.log.info({ service: name, http, ...urls }, 'serving')
+        started?.({ http, doors: urls, deps })
       },
     })
     deps.log.info('stopped')

@@ -9,6 +9,9 @@ export const SLOTS_BASE = 'sluice:{slots}:'
 /** Channel on which a slot hears that one of its queues has something; payload: the queue's base. */
 export const wakeChannel = (slot: string): string => `sluice:wake:${slot}`
 
+/** Channel on which a process hears of messages for one of its addresses (direct reply-to). */
+export const directChannel = (slot: string): string => `sluice:direct:${slot}`
+
 /** Channel on which reapers hear of the next time something happens in a queue: 'base ms'. */
 export const AGENDA_CHANNEL = 'sluice:agenda'
 

@@ -10,6 +10,8 @@ export interface QueueSettings {
   readonly overflow: 'drop-head' | 'reject-publish' | 'reject-publish-dlx'
   /** How long a de-duplication id is remembered at least, ms. */
   readonly dedupWindowMs: number
+  /** Whether a message id counts as de-duplication id: the queue was given a window. */
+  readonly deduplicates: boolean
   /** Time to live of every message, ms, -1 = none. */
   readonly ttlMs: number
   /** Priority levels, 1..10. */
@@ -36,6 +38,7 @@ export const QUEUE_SETTINGS_DEFAULT: QueueSettings = {
   maxBytes: -1,
   overflow: 'drop-head',
   dedupWindowMs: 600_000,
+  deduplicates: false,
   ttlMs: -1,
   levels: 1,
   ordered: false,

@@ -8,8 +8,9 @@ import { type Appended, BrokerError, type Durability, limits, type Report } from
 import type { Redis } from 'ioredis'
 import { Definitions } from './definitions.ts'
 import { Jobs } from './jobs.ts'
-import { parseQueueBase } from './keys.ts'
+import { directChannel, parseQueueBase } from './keys.ts'
 import { type QueueContext, QueueStore } from './queue-store.ts'
+import { decodeRecord, type MessageRecord, SIZE_BYTES } from './record.ts'
 import { connect, readServerState, type ServerState, unavailable } from './redis.ts'
 import type { QueueSettings } from './settings.ts'
 import { Slot } from './slot.ts'
@@ -228,6 +229,29 @@ export class Store {
   /** Whether a promise of this durability can be kept at the moment. */
   canPromise(durability: Durability): boolean {
     return this.#refusal(durability) !== 'not-durable'
+  }
+
+  /** Hands a message to one process, past all queues; false when that process is not there. */
+  async sendDirect(slot: string, address: string, record: Buffer): Promise<boolean> {
+    const name = Buffer.from(address)
+    const payload = Buffer.concat([Buffer.from([name.length]), name, record])
+    try {
+      return (await this.#work.publish(directChannel(slot), payload)) > 0
+    } catch (error) {
+      throw unavailable(error)
+    }
+  }
+
+  /** Hears of messages sent directly to this process. */
+  async onDirect(listener: (address: string, record: MessageRecord) => void): Promise<void> {
+    const channel = directChannel(this.slot.name)
+    this.#subscriber.on('messageBuffer', (from: Buffer, payload: Buffer) => {
+      if (from.toString() !== channel) return
+      const start = 1 + payload[0]!
+      const record = decodeRecord(payload, start + SIZE_BYTES, payload.length, Date.now(), 0)
+      listener(payload.toString('utf8', 1, start), record)
+    })
+    await this.#subscriber.subscribe(channel)
   }
 
   /** Waits for appends under way, bounded, then ends the heartbeat and the connections. */

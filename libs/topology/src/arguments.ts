@@ -190,6 +190,7 @@ export function queueSettings(
     overflow: (effective('x-overflow', args, policy) ??
       settings.overflow) as QueueSettings['overflow'],
     dedupWindowMs: number('x-dedup-window', settings.dedupWindowMs),
+    deduplicates: effective('x-dedup-window', args, policy) !== undefined,
     ttlMs: number('x-message-ttl', settings.ttlMs),
     levels: Math.min(Number(args['x-max-priority'] ?? 0) + 1, limits.PRIORITY_LEVELS_MAX),
     ordered: ordering !== false,

@@ -208,7 +208,7 @@ export class Publisher {
         message.priority,
         message.ttlMs,
         message.delayMs,
-        message.dedupId,
+        message.dedupId || (queue.settings.deduplicates ? (message.messageId ?? '') : ''),
         message.durability,
         pending,
         0,

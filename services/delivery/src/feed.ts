@@ -107,6 +107,7 @@ export class Feed {
   readonly #backlog: Delivery[] = []
   #held = 0
   #taking = false
+  #getting = 0
   /** A take's reply was lost: the slot may hold what this feed does not know of. */
   #lost = false
   #lastBatch = 1
@@ -160,6 +161,21 @@ export class Feed {
       this.#timer = setTimeout(() => this.#takeSoon(), GATHER_MS)
     } else {
       this.#takeSoon()
+    }
+  }
+
+  /** Takes one message past the consumers; undefined when there is none. */
+  async get(): Promise<Delivery | undefined> {
+    this.#getting++
+    try {
+      const { batches, messages } = await this.#store.take(1, false)
+      return this.#deliveries(batches, messages)[0]
+    } catch (error) {
+      this.#lost = true
+      throw error
+    } finally {
+      this.#getting--
+      this.#endIfIdle()
     }
   }
 
@@ -267,9 +283,22 @@ export class Feed {
   }
 
   #hand({ batches, messages }: Taken): void {
+    for (const delivery of this.#deliveries(batches, messages)) {
+      const consumer = this.#next()
+      if (consumer) this.#handTo(consumer, delivery)
+      else this.#backlog.push(delivery)
+    }
+    if (this.#consumers.length === 0) {
+      for (const delivery of this.#backlog.splice(0)) this.giveBack(delivery, BACK_UNSEEN)
+    }
+  }
+
+  /** What was taken, held from here on. */
+  #deliveries(batches: Taken['batches'], messages: Taken['messages']): Delivery[] {
+    const deliveries: Delivery[] = []
     for (const { ref, acquired, failed, record } of messages) {
       this.#singles.add(ref)
-      this.#deliver(new Delivery(this, record, acquired, failed, undefined, ref, 0))
+      deliveries.push(new Delivery(this, record, acquired, failed, undefined, ref, 0))
     }
     for (const { level, id, records } of batches) {
       const count = records.length
@@ -285,19 +314,11 @@ export class Feed {
       }
       this.#batches.set(`${level}:${id}`, batch)
       for (let index = 0; index < count; index++) {
-        this.#deliver(new Delivery(this, records[index]!, 1, 0, batch, '', index))
+        deliveries.push(new Delivery(this, records[index]!, 1, 0, batch, '', index))
       }
     }
-    if (this.#consumers.length === 0) {
-      for (const delivery of this.#backlog.splice(0)) this.giveBack(delivery, BACK_UNSEEN)
-    }
-  }
-
-  #deliver(delivery: Delivery): void {
-    this.#held++
-    const consumer = this.#next()
-    if (consumer) this.#handTo(consumer, delivery)
-    else this.#backlog.push(delivery)
+    this.#held += deliveries.length
+    return deliveries
   }
 
   #handTo(consumer: Consumer, delivery: Delivery): void {
@@ -428,7 +449,8 @@ export class Feed {
   }
 
   #endIfIdle(): void {
-    if (this.#consumers.length > 0 || this.#taking || this.#scheduled || this.#sending > 0) return
+    if (this.#consumers.length > 0 || this.#taking || this.#getting > 0) return
+    if (this.#scheduled || this.#sending > 0) return
     if (this.#batches.size > 0 || this.#singles.size > 0 || this.#returns.length > 0) return
     if (this.#settledBatches.length > 0 || this.#settledRefs.length > 0) return
     this.close()

@@ -1,0 +1,287 @@
+/**
+ * One AMQP channel as the broker sees it: its consumers, what it has and has not settled, its
+ * publishes. Numbers in comments are those of docs/amqp.md.
+ */
+import {
+  type Channel,
+  type ChannelHandler,
+  type ChannelMethod,
+  Unacked,
+} from '@sluice/amqp'
+import type { MessageRecord } from '@sluice/store'
+import type { Delivery, GiveBack } from '../feed.ts'
+import type { AmqpConsumer } from './consumer.ts'
+import { Consuming } from './consuming.ts'
+import { Publishing } from './publishing.ts'
+import { notFound, notImplemented, precondition } from './reply.ts'
+import type { Session } from './session.ts'
+import {
+  bindExchange,
+  bindQueue,
+  declareExchange,
+  declareQueue,
+  deleteExchange,
+  deleteQueue,
+  purgeQueue,
+} from './topology-methods.ts'
+import { Transaction } from './transaction.ts'
+
+/** What a delivery tag stands for. */
+interface Held {
+  readonly delivery: Delivery
+  /** undefined for basic.get, and for a consumer that was cancelled since. */
+  readonly consumer: AmqpConsumer | undefined
+}
+
+const BACK: GiveBack = { action: 'ready', delayMs: 0, failure: '-' }
+/** Counts as a failed delivery, as in RabbitMQ's quorum queues: poison ends. */
+const BACK_FAILED: GiveBack = { action: 'ready', delayMs: 0, failure: '+' }
+const REJECTED: GiveBack = { action: 'dead', delayMs: 0, failure: '+' }
+
+export class ChannelSession implements ChannelHandler {
+  readonly session: Session
+  readonly channel: Channel
+  readonly #ended: () => void
+  readonly #unacked = new Unacked<Held>()
+  readonly #consuming: Consuming
+  readonly #publishing: Publishing
+  #transaction: Transaction | undefined
+  #lastQueue = ''
+  /** Most unsettled deliveries of the whole channel, 0 = no limit (45). */
+  #prefetch = 0
+
+  constructor(session: Session, channel: Channel, ended: () => void) {
+    this.session = session
+    this.channel = channel
+    this.#ended = ended
+    this.#consuming = new Consuming(this)
+    this.#publishing = new Publishing(session, channel)
+  }
+
+  /** Deliveries that may be sent before the socket has to be waited for. */
+  room(): number {
+    return this.channel.open && this.channel.connection.writable ? Number.POSITIVE_INFINITY : 0
+  }
+
+  /** Deliveries that the channel's own limit leaves. */
+  credit(): number {
+    return this.#prefetch === 0 ? Number.POSITIVE_INFINITY : this.#prefetch - this.#unacked.size
+  }
+
+  /** There may be credit again. */
+  look(): void {
+    this.#consuming.look()
+  }
+
+  deliver(consumer: AmqpConsumer, delivery: Delivery): void {
+    const tag = this.#unacked.add(consumer.noAck ? undefined : { delivery, consumer })
+    if (!consumer.noAck) consumer.outstanding++
+    const { exchange, routingKey, properties, body } = delivery.record
+    const { redelivered } = delivery
+    this.channel.deliver(consumer.tag, tag, redelivered, exchange, routingKey, properties, body)
+  }
+
+  cancelled(consumer: AmqpConsumer): void {
+    this.#consuming.cancelled(consumer)
+  }
+
+  /** 75: an answer for this channel; it is settled by being sent. */
+  deliverReply(consumerTag: string, record: MessageRecord): void {
+    const tag = this.#unacked.add(undefined)
+    const { exchange, routingKey, properties, body } = record
+    this.channel.deliver(consumerTag, tag, false, exchange, routingKey, properties, body)
+  }
+
+  publish(
+    exchange: string,
+    routingKey: string,
+    mandatory: boolean,
+    immediate: boolean,
+    properties: Buffer,
+    body: Buffer,
+  ): void {
+    const publishing = this.#publishing
+    if (!this.#transaction) {
+      publishing.publish(exchange, routingKey, mandatory, immediate, properties, body)
+      return
+    }
+    if (immediate) throw notImplemented('immediate=true')
+    const messages = publishing.messages(exchange, routingKey, properties, body)
+    this.#transaction.publish(messages, mandatory)
+  }
+
+  ack(tag: number, multiple: boolean): void {
+    this.#settle(() => this.#take(tag, multiple, (delivery) => delivery.feed.ack(delivery)))
+  }
+
+  /** 72. */
+  nack(tag: number, multiple: boolean, requeue: boolean): void {
+    const how = requeue ? BACK_FAILED : REJECTED
+    this.#settle(() =>
+      this.#take(tag, multiple, (delivery) => delivery.feed.giveBack(delivery, how)),
+    )
+  }
+
+  #settle(settle: () => void): void {
+    if (this.#transaction) this.#transaction.settle(settle)
+    else settle()
+  }
+
+  #take(tag: number, multiple: boolean, each: (delivery: Delivery) => void): void {
+    this.#unacked.take(tag, multiple, ({ delivery, consumer }) => {
+      if (consumer) consumer.outstanding--
+      each(delivery)
+    })
+  }
+
+  async closed(): Promise<void> {
+    this.#ended()
+    await this.#consuming.close()
+    // 74: in order, since each finds its old position.
+    this.#unacked.take(0, true, ({ delivery }) => delivery.feed.giveBack(delivery, BACK_FAILED))
+  }
+
+  async method(method: ChannelMethod): Promise<void> {
+    switch (method.name) {
+      case 'exchange.declare':
+        await declareExchange(this.session, method)
+        return this.#ok(method, { name: 'exchange.declare-ok' })
+      case 'exchange.delete':
+        await deleteExchange(this.session, method)
+        return this.#ok(method, { name: 'exchange.delete-ok' })
+      case 'exchange.bind':
+        await bindExchange(this.session, method)
+        return this.#ok(method, { name: 'exchange.bind-ok' })
+      case 'exchange.unbind':
+        await bindExchange(this.session, method)
+        return this.#ok(method, { name: 'exchange.unbind-ok' })
+      case 'queue.declare':
+      case 'queue.bind':
+      case 'queue.unbind':
+      case 'queue.purge':
+      case 'queue.delete':
+        return this.#queueMethod(method)
+      case 'basic.qos':
+        return this.#qos(method.prefetchSize, method.prefetchCount, method.global)
+      case 'basic.consume': {
+        await this.#consuming.consume({ ...method, queue: this.#queueName(method.queue) })
+        this.#publishing.replyAddress = this.#consuming.replyAddress // 75
+        return
+      }
+      case 'basic.cancel':
+        await this.#consuming.cancel(method.consumerTag)
+        this.#publishing.replyAddress = this.#consuming.replyAddress
+        return this.#ok(method, { name: 'basic.cancel-ok', consumerTag: method.consumerTag })
+      case 'basic.get':
+        return this.#get(this.#queueName(method.queue), method.noAck)
+      case 'basic.recover':
+      case 'basic.recover-async':
+        return this.#recover(method.name === 'basic.recover', method.requeue)
+      case 'confirm.select':
+        if (this.#transaction) throw precondition('cannot switch from tx to confirm mode')
+        this.#publishing.confirming = true
+        return this.#ok(method, { name: 'confirm.select-ok' })
+      case 'tx.select':
+      case 'tx.commit':
+      case 'tx.rollback':
+        return this.#tx(method.name)
+    }
+  }
+
+  #ok(method: object, answer: Parameters<Channel['send']>[0]): void {
+    const silent = 'noWait' in method && method.noWait === true
+    if (!silent) this.channel.send(answer)
+  }
+
+  async #queueMethod(method: Extract<ChannelMethod, { name: `queue.${string}` }>): Promise<void> {
+    switch (method.name) {
+      case 'queue.declare': {
+        if (this.session.context.replyTo.isReplyQueue(method.queue)) {
+          return this.#declareReplyQueue(method.queue)
+        }
+        const { entry, messages, consumers } = await declareQueue(this.session, method)
+        const { name: queue } = entry.definition
+        this.#lastQueue = queue
+        const counts = { messageCount: messages, consumerCount: consumers }
+        return this.#ok(method, { name: 'queue.declare-ok', queue, ...counts })
+      }
+      case 'queue.bind':
+      case 'queue.unbind': {
+        const queue = this.#queueName(method.queue)
+        // 42: without queue and key, the key is the queue's name.
+        const own = method.queue === '' && method.routingKey === ''
+        await bindQueue(this.session, method, queue, own ? queue : method.routingKey)
+        return this.#ok(method, { name: `${method.name}-ok` })
+      }
+      case 'queue.purge': {
+        const messageCount = await purgeQueue(this.session, this.#queueName(method.queue))
+        return this.#ok(method, { name: 'queue.purge-ok', messageCount })
+      }
+      case 'queue.delete': {
+        const messageCount = await deleteQueue(this.session, method, this.#queueName(method.queue))
+        return this.#ok(method, { name: 'queue.delete-ok', messageCount })
+      }
+    }
+  }
+
+  /** 54. */
+  #declareReplyQueue(queue: string): void {
+    if (!this.session.context.replyTo.knows(queue)) {
+      throw notFound(`no queue '${queue}' in vhost '${this.session.vhost}'`)
+    }
+    this.channel.send({ name: 'queue.declare-ok', queue, messageCount: 0, consumerCount: 1 })
+  }
+
+  /** 42: '' stands for the queue that the channel declared last. */
+  #queueName(name: string): string {
+    const queue = name.replace(/[\r\n]/g, '') || this.#lastQueue
+    if (queue === '') throw notFound('no previously declared queue')
+    return queue
+  }
+
+  /** 45. */
+  #qos(prefetchSize: number, prefetchCount: number, global: boolean): void {
+    if (prefetchSize !== 0) throw notImplemented('prefetch_size!=0 (' + prefetchSize + ')')
+    if (global) this.#prefetch = prefetchCount
+    else this.#consuming.prefetch = prefetchCount
+    this.channel.send({ name: 'basic.qos-ok' })
+    this.look()
+  }
+
+  async #get(queue: string, noAck: boolean): Promise<void> {
+    const entry = await this.session.queue(queue)
+    const feed = this.session.context.feeds.of(entry.store)
+    const delivery = await feed.get()
+    if (!delivery) return this.channel.send({ name: 'basic.get-empty' })
+    const { ready } = await entry.store.stats()
+    if (!this.channel.open) return feed.giveBack(delivery, BACK)
+    const tag = this.#unacked.add(noAck ? undefined : { delivery, consumer: undefined })
+    const { exchange, routingKey, properties, body } = delivery.record
+    const { redelivered } = delivery
+    this.channel.getOk(tag, redelivered, exchange, routingKey, ready, properties, body)
+    if (noAck) feed.ack(delivery)
+  }
+
+  /** 73. */
+  #recover(answers: boolean, requeue: boolean): void {
+    if (!requeue) throw notImplemented('requeue=false')
+    this.#unacked.take(0, true, ({ delivery, consumer }) => {
+      if (consumer) consumer.outstanding--
+      delivery.feed.giveBack(delivery, BACK)
+    })
+    if (answers) this.channel.send({ name: 'basic.recover-ok' })
+  }
+
+  /** 58. */
+  async #tx(name: 'tx.select' | 'tx.commit' | 'tx.rollback'): Promise<void> {
+    if (name === 'tx.select') {
+      if (this.#publishing.confirming) throw precondition('cannot switch from confirm to tx mode')
+      this.#transaction ??= new Transaction(this.#publishing)
+      return this.channel.send({ name: 'tx.select-ok' })
+    }
+    if (!this.#transaction) throw precondition('channel is not transactional')
+    if (name === 'tx.commit') await this.#transaction.commit()
+    else this.#transaction.rollback()
+    this.channel.send({ name: `${name}-ok` })
+  }
+}

@@ -1,0 +1,51 @@
+/** One consumer of one channel: its credit, and what it is sent. */
+import type { Delivery, Feed, Consumer as FeedConsumer } from '../feed.ts'
+import type { ChannelSession } from './channel-session.ts'
+
+/** Most deliveries on their way to a consumer without a prefetch; the socket slows it down too. */
+const CREDIT_MAX = 512
+
+export class AmqpConsumer implements FeedConsumer {
+  readonly tag: string
+  /** Unique over all processes. */
+  readonly id: string
+  readonly priority: number
+  readonly noAck: boolean
+  readonly feed: Feed
+  readonly #channel: ChannelSession
+  /** Most unacknowledged deliveries, 0 = no limit. */
+  prefetch: number
+  /** Deliveries it has and has not settled. */
+  outstanding = 0
+  attached = false
+
+  constructor(
+    channel: ChannelSession,
+    feed: Feed,
+    options: { tag: string; id: string; priority: number; noAck: boolean; prefetch: number },
+  ) {
+    this.#channel = channel
+    this.feed = feed
+    this.tag = options.tag
+    this.id = options.id
+    this.priority = options.priority
+    this.noAck = options.noAck
+    this.prefetch = options.prefetch
+  }
+
+  credit(): number {
+    const room = this.#channel.room()
+    if (this.noAck) return Math.min(room, CREDIT_MAX)
+    const own = this.prefetch === 0 ? CREDIT_MAX : this.prefetch - this.outstanding
+    return Math.min(own, this.#channel.credit(), room)
+  }
+
+  deliver(delivery: Delivery): void {
+    this.#channel.deliver(this, delivery)
+  }
+
+  /** The queue was deleted. */
+  cancelled(): void {
+    this.#channel.cancelled(this)
+  }
+}

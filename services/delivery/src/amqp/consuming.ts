@@ -1,0 +1,186 @@
+/** basic.consume and basic.cancel on one channel. Numbers are those of docs/amqp.md. */
+import { randomBytes } from 'node:crypto'
+import type { FieldValue } from '@sluice/amqp'
+import { BrokerError } from '@sluice/core'
+import type { QueueEntry } from '@sluice/topology'
+import type { ChannelSession } from './channel-session.ts'
+import { AmqpConsumer } from './consumer.ts'
+import { notAllowed, precondition, refused } from './reply.ts'
+import { REPLY_TO } from './reply-to.ts'
+
+/** How often a consumer that is not the active one asks whether it is: a hint may be lost. */
+const ACTIVE_LOOK_MS = 1_000
+
+interface Consume {
+  readonly queue: string
+  readonly consumerTag: string
+  readonly noAck: boolean
+  readonly exclusive: boolean
+  readonly noWait: boolean
+  readonly arguments: Readonly<Record<string, FieldValue>>
+}
+
+interface Registered {
+  readonly consumer: AmqpConsumer
+  readonly entry: QueueEntry
+  /** Stops asking whether it is active. */
+  readonly stop: () => void
+}
+
+export class Consuming {
+  readonly #channel: ChannelSession
+  readonly #consumers = new Map<string, Registered>()
+  /** The consumer of direct replies, if there is one: its tag. */
+  #replyTag = ''
+  replyAddress = ''
+  /** For consumers that come, 0 = no limit (45). */
+  prefetch = 0
+
+  constructor(channel: ChannelSession) {
+    this.#channel = channel
+  }
+
+  look(): void {
+    for (const { consumer } of this.#consumers.values()) {
+      if (consumer.attached) consumer.feed.look()
+    }
+  }
+
+  async consume(method: Consume): Promise<void> {
+    const { queue, noAck, exclusive } = method
+    const tag = method.consumerTag || `amq.ctag-${randomBytes(16).toString('base64url')}`
+    if (this.#consumers.has(tag) || tag === this.#replyTag)
+      throw notAllowed(`attempt to reuse consumer tag '${tag}'`) // 64
+    if (queue === REPLY_TO) return this.#consumeReplies(method, tag)
+    const { session } = this.#channel
+    const entry = await session.queue(queue)
+    const single = entry.definition.arguments['x-single-active-consumer'] === true
+    if (single && exclusive) throw refused('exclusive consumers are not possible on this queue')
+    const priority = priorityOf(method.arguments['x-priority'])
+    const id = `${session.id}:${this.#channel.channel.id}:${tag}`
+    const options = { priority, exclusive, single }
+    const attached = await entry.store.attach(id, options)
+    if (attached.kind === 'exclusive') {
+      throw refused(`queue '${queue}' in vhost '${session.vhost}' in exclusive use`) // 65
+    }
+    const feed = session.context.feeds.of(entry.store)
+    const consumer = new AmqpConsumer(this.#channel, feed, {
+      tag,
+      id,
+      priority,
+      noAck,
+      prefetch: this.prefetch,
+    })
+    const stop = attached.active ? () => {} : this.#waitForTurn(entry, consumer, options)
+    this.#consumers.set(tag, { consumer, entry, stop })
+    if (!method.noWait) this.#channel.channel.send({ name: 'basic.consume-ok', consumerTag: tag })
+    if (attached.active) this.#activate(consumer)
+  }
+
+  /** 67: an unknown tag is no error; what was delivered stays with the channel. */
+  async cancel(tag: string): Promise<void> {
+    if (tag !== '' && tag === this.#replyTag) {
+      this.#channel.session.context.replyTo.forget(this.replyAddress)
+      this.#replyTag = ''
+      this.replyAddress = ''
+    }
+    const registered = this.#consumers.get(tag)
+    if (registered) await this.#remove(tag, registered)
+  }
+
+  /** 68: the queue is gone. */
+  cancelled(consumer: AmqpConsumer): void {
+    const { channel } = this.#channel
+    this.#consumers.get(consumer.tag)?.stop()
+    this.#consumers.delete(consumer.tag)
+    if (channel.connection.capabilities.has('consumer_cancel_notify')) {
+      channel.send({ name: 'basic.cancel', consumerTag: consumer.tag, noWait: true })
+    }
+  }
+
+  async close(): Promise<void> {
+    if (this.replyAddress !== '') {
+      this.#channel.session.context.replyTo.forget(this.replyAddress)
+    }
+    for (const [tag, registered] of [...this.#consumers]) await this.#remove(tag, registered)
+  }
+
+  #activate(consumer: AmqpConsumer): void {
+    consumer.attached = true
+    consumer.feed.attach(consumer)
+  }
+
+  async #remove(tag: string, { consumer, entry, stop }: Registered): Promise<void> {
+    stop()
+    this.#consumers.delete(tag)
+    if (consumer.attached) consumer.feed.detach(consumer)
+    consumer.attached = false
+    const { session } = this.#channel
+    const { report, topology } = session.context.deps
+    try {
+      const left = await entry.store.detach(consumer.id)
+      if (left === 0 && entry.definition.autoDelete) {
+        // 52: its last consumer has left.
+        const { name } = entry.definition
+        await topology.deleteQueue(session.vhost, name, { ifUnused: true })
+      }
+    } catch (error) {
+      // A reaper forgets the consumers of a dead process; Redis may be away.
+      if (!(error instanceof BrokerError)) report(error)
+    }
+  }
+
+  /** 69: of a queue with a single active consumer, the others wait until they are it. */
+  #waitForTurn(
+    entry: QueueEntry,
+    consumer: AmqpConsumer,
+    options: { priority: number; exclusive: boolean; single: boolean },
+  ): () => void {
+    const { report } = this.#channel.session.context.deps
+    const ask = () => {
+      entry.store.attach(consumer.id, options).then(
+        (attached) => {
+          if (attached.kind !== 'ok' || !attached.active || stopped) return
+          stop()
+          this.#activate(consumer)
+        },
+        (error) => {
+          if (!(error instanceof BrokerError)) report(error)
+          else if (error.code === 'queue_not_found' && !stopped) this.cancelled(consumer)
+        },
+      )
+    }
+    let stopped = false
+    const timer = setInterval(ask, ACTIVE_LOOK_MS)
+    const unwatch = entry.store.watch(() => {
+      ask()
+      return false // the hint may be about a message, which is not for this one yet
+    })
+    const stop = () => {
+      stopped = true
+      clearInterval(timer)
+      unwatch()
+    }
+    return stop
+  }
+
+  /** 75. */
+  #consumeReplies({ noAck, noWait }: Consume, tag: string): void {
+    if (!noAck) throw precondition('reply consumer cannot acknowledge')
+    if (this.#replyTag !== '') throw precondition('reply consumer already set')
+    const { channel, session } = this.#channel
+    this.#replyTag = tag
+    this.replyAddress = session.context.replyTo.address((record) =>
+      this.#channel.deliverReply(tag, record),
+    )
+    if (!noWait) channel.send({ name: 'basic.consume-ok', consumerTag: tag })
+  }
+}
+
+/** 69: an integer, or absent. */
+function priorityOf(value: FieldValue | undefined): number {
+  if (value === undefined) return 0
+  const priority = typeof value === 'bigint' ? Number(value) : value
+  if (typeof priority === 'number' && Number.isInteger(priority)) return priority
+  throw precondition("invalid arg 'x-priority': not an integer")
+}

@@ -1,0 +1,236 @@
+/**
+ * basic.publish on one channel: checks, confirms, returns, transactions.
+ *
+ * Hot path: a publish costs one Message and one Pending (libs/topology/src/publish.ts). Numbers in
+ * comments are those of docs/amqp.md.
+ */
+import {
+  AmqpError,
+  type Channel,
+  decodeProperties,
+  encodeProperties,
+  REPLY_CODES,
+} from '@sluice/amqp'
+import { DEFAULT_EXCHANGE, type Message } from '@sluice/core'
+import { encodeRecord } from '@sluice/store'
+import type { Published, PublishReply, QueueEntry, RoutingTable } from '@sluice/topology'
+import { furtherKeys, headersOf, readPublishProperties } from './publish-properties.ts'
+import { notFound, notImplemented, precondition, refused } from './reply.ts'
+import { REPLY_TO } from './reply-to.ts'
+import type { Session } from './session.ts'
+
+/** The header that carries a message's ordering key, where it is not its routing key. */
+const ORDERING_KEY_HEADER = 'x-ordering-key'
+const DELAY_HEADER = 'x-delay'
+
+/** Publishes that one basic.publish became (CC, BCC), answered together. */
+interface Group {
+  left: number
+  outcome: Published
+  reached: number
+  /** For a transaction: whether it is stored. */
+  readonly done: ((stored: boolean) => void) | undefined
+}
+
+/** A publish under way, by its token. */
+interface Open {
+  readonly message: Message
+  readonly mandatory: boolean
+  /** Number of its confirm; 0 = the channel does not confirm. */
+  readonly number: number
+  readonly bytes: number
+  readonly group: Group
+}
+
+export class Publishing implements PublishReply {
+  readonly #session: Session
+  readonly #channel: Channel
+  readonly #open = new Map<number, Open>()
+  #nextToken = 1
+  confirming = false
+  /** The channel's address for direct replies; '' = nobody consumes them here. */
+  replyAddress = ''
+  /** Whether the table that was looked at last has a queue with ordering keys. */
+  #ordered = false
+  #table: RoutingTable | undefined
+
+  constructor(session: Session, channel: Channel) {
+    this.#session = session
+    this.#channel = channel
+  }
+
+  /** @throws AmqpError what closes the channel or the connection. */
+  publish(
+    exchange: string,
+    routingKey: string,
+    mandatory: boolean,
+    immediate: boolean,
+    properties: Buffer,
+    body: Buffer,
+  ): void {
+    if (immediate) throw notImplemented('immediate=true') // 55
+    const number = this.confirming ? this.#channel.confirms.add() : 0
+    const messages = this.messages(exchange, routingKey, properties, body)
+    if (exchange === DEFAULT_EXCHANGE && this.#session.context.replyTo.isAddress(routingKey)) {
+      this.#sendReply(messages[0]!, mandatory, number)
+      return
+    }
+    this.send(messages, mandatory, number)
+  }
+
+  /** Hands messages to the publisher; their outcome is one answer. */
+  send(
+    messages: readonly Message[],
+    mandatory: boolean,
+    number: number,
+    done?: (stored: boolean) => void,
+  ): void {
+    const { publisher } = this.#session.context.deps
+    const group: Group = { left: messages.length, outcome: 'unroutable', reached: 0, done }
+    for (const message of messages) {
+      const token = this.#nextToken++
+      const bytes = message.body.length + message.properties.length
+      // Not read on while too much of this connection is on its way to Redis.
+      this.#channel.connection.waiting(bytes)
+      this.#open.set(token, { message, mandatory, number, bytes, group })
+      publisher.publish(this.#session.vhost, message, this, token)
+    }
+  }
+
+  /** The same for a transaction, which waits: whether it is stored, or reached nobody. */
+  sendOne(messages: readonly Message[], mandatory: boolean): Promise<boolean> {
+    return new Promise((resolve) => this.send(messages, mandatory, 0, resolve))
+  }
+
+  published(token: number, outcome: Published, queues: readonly QueueEntry[]): void {
+    const { message, mandatory, number, bytes, group } = this.#open.get(token)!
+    this.#open.delete(token)
+    this.#channel.connection.waiting(-bytes)
+    group.reached += queues.length
+    if (SEVERITY[outcome] > SEVERITY[group.outcome]) group.outcome = outcome
+    if (--group.left === 0) this.#answer(message, mandatory, number, group)
+  }
+
+  #answer(message: Message, mandatory: boolean, number: number, group: Group): void {
+    const { outcome, reached } = group
+    if (outcome === 'exchange-missing') {
+      const { vhost } = this.#session
+      this.#channel.fail(notFound(`no exchange '${message.exchange}' in vhost '${vhost}'`))
+      return
+    }
+    // 56: returned first, then confirmed.
+    if (reached === 0 && outcome === 'unroutable' && mandatory) {
+      const { exchange, routingKey, properties, body } = message
+      this.#channel.returned(exchange, routingKey, properties, body)
+    }
+    const stored = SEVERITY[outcome] <= SEVERITY.stored
+    if (group.done) group.done(stored)
+    else if (number > 0) this.#channel.confirms.settle(number, stored)
+    else if (!stored && outcome !== 'full') {
+      // Nobody hears of a nack here, and silence would be a loss.
+      this.#channel.fail(
+        new AmqpError(REPLY_CODES.internalError, `a message could not be stored (${outcome})`),
+      )
+    }
+  }
+
+  #sendReply(message: Message, mandatory: boolean, number: number): void {
+    const { replyTo, deps } = this.#session.context
+    const { routingKey, exchange, properties, body } = message
+    replyTo
+      .send(routingKey, encodeRecord(message))
+      .then((sent) => {
+        if (!sent && mandatory) this.#channel.returned(exchange, routingKey, properties, body)
+        if (number > 0) this.#channel.confirms.settle(number, true)
+      })
+      .catch((error) => {
+        deps.report(error)
+        if (number > 0) this.#channel.confirms.settle(number, false)
+      })
+  }
+
+  /** The message as it is stored; several when CC or BCC name further routing keys. */
+  messages(exchange: string, routingKey: string, properties: Buffer, body: Buffer): Message[] {
+    const known = readPublishProperties(properties)
+    this.#check(exchange, known.userId)
+    // Views of the socket's buffer: they stay until Redis has answered, so they are copied once,
+    // into the record; what may be sent back is kept as it is.
+    let kept = properties
+    let headers = known.headersSize > 0 ? headersOf(properties) : undefined
+    if (known.replyTo === REPLY_TO) {
+      if (this.replyAddress === '') throw precondition('fast reply consumer does not exist') // 63
+      kept = encodeProperties({ ...decodeProperties(properties), replyTo: this.replyAddress })
+    }
+    const { cc, bcc } = headers ? furtherKeys(headers) : NO_KEYS
+    if (bcc.length > 0 && headers) {
+      const { BCC: _, ...rest } = headers
+      headers = rest
+      kept = encodeProperties({ ...decodeProperties(kept), headers })
+    }
+    const message: Message = {
+      exchange,
+      routingKey,
+      orderingKey: textOf(headers?.[ORDERING_KEY_HEADER]) ?? this.#defaultKey(routingKey),
+      persistent: known.persistent,
+      priority: known.priority,
+      ttlMs: known.ttlMs,
+      delayMs: delayOf(headers?.[DELAY_HEADER]),
+      dedupId: '',
+      messageId: known.messageId,
+      durability: null,
+      properties: kept,
+      body,
+    }
+    if (cc.length === 0 && bcc.length === 0) return [message]
+    const keys = new Set([routingKey, ...cc, ...bcc])
+    return [...keys].map((key) => ({ ...message, routingKey: key }))
+  }
+
+  /** The routing key, where a queue of this vhost keeps the order of keys; else none is stored. */
+  #defaultKey(routingKey: string): string {
+    const { table } = this.#session.context.deps.topology
+    if (this.#table !== table) {
+      this.#table = table
+      this.#ordered = table.queues(this.#session.vhost).some(({ settings }) => settings.ordered)
+    }
+    return this.#ordered ? routingKey : ''
+  }
+
+  /** 33, 61; that the exchange is missing is found out on the way. */
+  #check(exchange: string, userId: string): void {
+    const { vhost, user, context } = this.#session
+    if (userId !== '' && userId !== user) {
+      throw precondition(`user_id property set to '${userId}' but authenticated user was '${user}'`)
+    }
+    if (exchange !== DEFAULT_EXCHANGE) {
+      const internal = context.deps.topology.table.exchange(vhost, exchange)?.internal
+      if (internal) {
+        throw refused(`cannot publish to internal exchange '${exchange}' in vhost '${vhost}'`)
+      }
+    }
+  }
+}
+
+const NO_KEYS = { cc: [], bcc: [] }
+
+const SEVERITY: Record<Published, number> = {
+  unroutable: 0,
+  duplicate: 1,
+  stored: 2,
+  full: 3,
+  'memory-high': 4,
+  'not-durable': 5,
+  unavailable: 6,
+  'exchange-missing': 7,
+}
+
+function textOf(value: unknown): string | undefined {
+  if (typeof value === 'string') return value
+  return Buffer.isBuffer(value) ? value.toString('utf8') : undefined
+}
+
+/** As the delayed-message exchange has it: milliseconds in a header. */
+function delayOf(value: unknown): number {
+  const ms = typeof value === 'bigint' ? Number(value) : value
+  return typeof ms === 'number' && Number.isSafeInteger(ms) && ms > 0 ? ms : 0
+}

@@ -1,0 +1,198 @@
+/**
+ * exchange.* and queue.*: AMQP's words for what libs/topology does. Answers are sent by the caller;
+ * what goes wrong is thrown (numbers in comments are those of docs/amqp.md).
+ */
+import type { ChannelMethod, FieldValue, Table } from '@sluice/amqp'
+import { BrokerError, DEFAULT_EXCHANGE, RESERVED_PREFIX } from '@sluice/core'
+import {
+  type Arguments,
+  EXCHANGE_TYPES,
+  type ExchangeType,
+  type Json,
+  type QueueEntry,
+} from '@sluice/topology'
+import { locked, notFound, precondition, refused } from './reply.ts'
+import type { Session } from './session.ts'
+
+type Method<N extends ChannelMethod['name']> = Extract<ChannelMethod, { name: N }>
+
+export async function declareExchange(
+  session: Session,
+  method: Method<'exchange.declare'>,
+): Promise<void> {
+  const { exchange: name, type, durable, autoDelete, internal } = method
+  const { topology } = session.context.deps
+  checkNotDefault(name)
+  if (method.passive) {
+    await topology.refresh()
+    if (!topology.table.exchange(session.vhost, clean(name))) throw noExchange(session, name)
+    return
+  }
+  if (!EXCHANGE_TYPES.includes(type as ExchangeType)) {
+    throw precondition(`invalid exchange type '${type}'`)
+  }
+  await topology.declareExchange(session.vhost, {
+    name,
+    type: type as ExchangeType,
+    durable,
+    autoDelete,
+    internal,
+    arguments: toArguments(method.arguments),
+  })
+}
+
+export async function deleteExchange(
+  session: Session,
+  { exchange, ifUnused }: Method<'exchange.delete'>,
+): Promise<void> {
+  checkNotDefault(exchange)
+  await session.context.deps.topology.deleteExchange(session.vhost, exchange, { ifUnused })
+}
+
+export async function bindExchange(
+  session: Session,
+  method: Method<'exchange.bind'> | Method<'exchange.unbind'>,
+): Promise<void> {
+  const { destination, source, routingKey } = method
+  checkNotDefault(source)
+  checkNotDefault(destination)
+  const { topology } = session.context.deps
+  const binding = {
+    source,
+    destination,
+    destinationType: 'exchange' as const,
+    routingKey,
+    arguments: toArguments(method.arguments),
+  }
+  if (method.name === 'exchange.bind') await topology.bind(session.vhost, binding)
+  else await topology.unbind(session.vhost, binding)
+}
+
+/** Creates the queue or finds it; 40-44, 46. */
+export async function declareQueue(
+  session: Session,
+  method: Method<'queue.declare'>,
+): Promise<{ entry: QueueEntry; messages: number; consumers: number }> {
+  const { topology } = session.context.deps
+  const name = clean(method.queue)
+  const entry = method.passive ? await passive(session, name) : await declare(session, method, name)
+  const { ready, consumers } = await entry.store.stats()
+  if (method.exclusive && !method.passive) session.own(entry.definition.name)
+  await topology.refresh()
+  return { entry, messages: ready, consumers }
+}
+
+async function passive(session: Session, name: string): Promise<QueueEntry> {
+  await session.context.deps.topology.refresh()
+  return session.queue(name)
+}
+
+async function declare(
+  session: Session,
+  method: Method<'queue.declare'>,
+  name: string,
+): Promise<QueueEntry> {
+  const { topology } = session.context.deps
+  const { vhost, id } = session
+  const known = topology.table.queue(vhost, name)
+  if (known) {
+    session.checkAccess(known)
+    // 44: an exclusive queue declared again as shared, or the other way round.
+    if ((known.definition.exclusive !== '') !== method.exclusive) throw notSame(session, name)
+  }
+  if (!known && name.startsWith(RESERVED_PREFIX)) {
+    throw refused(`queue name '${name}' contains reserved prefix 'amq.*'`)
+  }
+  const { definition } = await topology.declareQueue(vhost, {
+    name,
+    durable: method.durable,
+    autoDelete: method.autoDelete,
+    exclusive: method.exclusive ? id : '',
+    arguments: toArguments(method.arguments),
+  })
+  return session.queue(definition.name)
+}
+
+function notSame(session: Session, name: string): Error {
+  return locked(
+    `cannot obtain exclusive access to locked queue '${name}' in vhost '${session.vhost}'. It could ` +
+      'be originally declared on another connection or the exclusive property value does not match ' +
+      'that of the original declaration.',
+  )
+}
+
+export async function bindQueue(
+  session: Session,
+  method: Method<'queue.bind'> | Method<'queue.unbind'>,
+  queue: string,
+  routingKey: string,
+): Promise<void> {
+  const { topology } = session.context.deps
+  const { vhost } = session
+  checkNotDefault(method.exchange)
+  const binding = {
+    source: method.exchange,
+    destination: queue,
+    destinationType: 'queue' as const,
+    routingKey,
+    arguments: toArguments(method.arguments),
+  }
+  if (method.name === 'queue.unbind') {
+    await topology.unbind(vhost, binding) // 51: a missing one is no error
+    return
+  }
+  await session.queue(queue)
+  await topology.bind(vhost, binding)
+}
+
+export async function purgeQueue(session: Session, queue: string): Promise<number> {
+  return (await session.queue(queue)).store.purge()
+}
+
+/** 49: deleting a queue that is not there succeeds. */
+export async function deleteQueue(
+  session: Session,
+  { ifUnused, ifEmpty }: Method<'queue.delete'>,
+  queue: string,
+): Promise<number> {
+  const { topology } = session.context.deps
+  await topology.refresh()
+  const entry = topology.table.queue(session.vhost, queue)
+  if (!entry) return 0
+  session.checkAccess(entry)
+  const { messages } = await topology.deleteQueue(session.vhost, queue, { ifUnused, ifEmpty })
+  session.disown(queue)
+  return messages
+}
+
+/** 29. */
+function checkNotDefault(exchange: string): void {
+  if (exchange === DEFAULT_EXCHANGE || exchange === 'amq.default') {
+    throw refused('operation not permitted on the default exchange')
+  }
+}
+
+function noExchange(session: Session, name: string): Error {
+  return notFound(`no exchange '${name}' in vhost '${session.vhost}'`)
+}
+
+/** 38. */
+const clean = (name: string) => name.replace(/[\r\n]/g, '')
+
+/** A table as arguments are kept: as JSON. */
+export function toArguments(table: Table): Arguments {
+  return Object.fromEntries(Object.entries(table).map(([name, value]) => [name, toJson(value)]))
+}
+
+function toJson(value: FieldValue): Json {
+  if (typeof value === 'bigint') {
+    const number = Number(value)
+    if (Number.isSafeInteger(number)) return number
+    throw new BrokerError('invalid_request', `an argument is out of range: ${value}`)
+  }
+  if (Buffer.isBuffer(value)) return value.toString('utf8')
+  if (value instanceof Date) return value.toISOString()
+  if (Array.isArray(value)) return value.map(toJson)
+  if (typeof value === 'object' && value !== null) return toArguments(value)
+  return value
+}

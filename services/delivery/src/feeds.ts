@@ -1,0 +1,37 @@
+/** The feeds of this process, one a queue that is consumed here. */
+import type { Report } from '@sluice/core'
+import type { QueueStore } from '@sluice/store'
+import { Feed } from './feed.ts'
+
+export class Feeds {
+  readonly #report: Report
+  readonly #feeds = new Map<QueueStore, Feed>()
+
+  constructor(report: Report) {
+    this.#report = report
+  }
+
+  /** The feed of a queue; it ends by itself when nobody uses it any more. */
+  of(store: QueueStore): Feed {
+    let feed = this.#feeds.get(store)
+    if (!feed) {
+      feed = new Feed(store, this.#report, () => this.#feeds.delete(store))
+      this.#feeds.set(store, feed)
+    }
+    return feed
+  }
+
+  /** Waits until Redis knows of every settlement, at most `ms`; then stops all feeds. */
+  async close(ms: number): Promise<void> {
+    const settled = Promise.all([...this.#feeds.values()].map((feed) => feed.settled()))
+    let timer: NodeJS.Timeout | undefined
+    await Promise.race([
+      settled,
+      new Promise((resolve) => {
+        timer = setTimeout(resolve, ms)
+      }),
+    ])
+    clearTimeout(timer)
+    for (const feed of this.#feeds.values()) feed.close()
+  }
+}
