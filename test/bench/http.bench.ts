@@ -4,8 +4,8 @@
  *
  * Method: a private Redis (everysec), the router in a process of its own, bare Express in another,
  * the load from this one over 64 keep-alive sockets with one request outstanding each (4 sockets
- * with 1 000 messages a request for batches). Bodies have 256 bytes. Express, an empty queue and one
- * with a million messages waiting are measured in turn, round by round, so that noise hits all.
+ * with 1 000 messages a request for batches). Bodies have 256 bytes. Express, an empty queue and
+ * one with a million messages waiting are measured in turn, round by round, so that noise hits all.
  * CPU is the router's own, per message.
  */
 import { type ChildProcess, spawn } from 'node:child_process'

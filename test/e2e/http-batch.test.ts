@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { decodeProperties } from '@sluice/amqp'
 import { limits } from '@sluice/core'
-import { type TestBroker, withBroker } from '../../../test/support/broker.ts'
+import { type TestBroker, withBroker } from '../support/broker.ts'
 
 const NDJSON = { 'Content-Type': 'application/x-ndjson' }
 

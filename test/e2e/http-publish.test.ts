@@ -6,12 +6,7 @@ import { connect } from 'node:net'
 import { test } from 'node:test'
 import { decodeProperties } from '@sluice/amqp'
 import { privateRedis, waitFor } from '@sluice/testkit'
-import {
-  type Answer,
-  AUTHORIZATION,
-  type TestBroker,
-  withBroker,
-} from '../../../test/support/broker.ts'
+import { type Answer, AUTHORIZATION, type TestBroker, withBroker } from '../support/broker.ts'
 
 function assertRefused(answer: Answer, status: number, code: string) {
   assert.equal(answer.status, status, answer.text)

@@ -1,7 +1,7 @@
 /** Topology over HTTP against a real broker, store and Redis. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { type Answer, withBroker } from '../../../test/support/broker.ts'
+import { type Answer, withBroker } from '../support/broker.ts'
 
 function assertRefused(answer: Answer, status: number, code: string) {
   assert.equal(answer.status, status, answer.text)

@@ -1,4 +1,4 @@
-/** The settings as people read them: docs/configuration.md, and the env block of the Helm values. */
+/** The settings as people read them: docs/configuration.md, and the env block of Helm's values. */
 import { SETTINGS, type Setting } from './settings.ts'
 
 const settings: readonly Setting[] = Object.values(SETTINGS)

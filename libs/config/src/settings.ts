@@ -2,8 +2,8 @@
  * Every setting, declared once.
  *
  * From this list come the typed Config, docs/configuration.md and the env block of the Helm values
- * (render.ts; `npm run generate`). Durations are milliseconds and sizes are bytes, and the name says
- * so. What belongs to one queue (its TTL, limits, retries) is an argument or policy of that queue,
+ * (render.ts; `npm run generate`). Durations are milliseconds and sizes are bytes, as the names
+ * say. What belongs to one queue (its TTL, limits, retries) is an argument or policy of that queue,
  * never a setting.
  */
 import { type Durability, limits } from '@sluice/core'
@@ -152,7 +152,7 @@ const PREFIX = 'SLUICE_'
 
 /**
  * Reads and checks all settings; an empty variable counts as unset. Throws one Error that names
- * everything wrong, and never a value: also a SLUICE_ variable that does not exist, which is a typo.
+ * everything wrong, and never a value: also a SLUICE_ variable that does not exist, a typo.
  */
 export function loadConfig(env: Readonly<Record<string, string | undefined>>): Config {
   const config: Record<string, unknown> = {}

@@ -57,7 +57,7 @@ export const HTTP_URL_BYTES_MAX = 8 * 1024
 /** JSON bodies of everything but publishes: definitions, leases, settlements. */
 export const HTTP_JSON_BYTES_MAX = 1024 * 1024
 
-/** Nesting of a JSON body: deeper ones are no definitions, and exhaust the stack of their readers. */
+/** Nesting of a JSON body: definitions are flat, and deeper ones exhaust their readers' stack. */
 export const JSON_DEPTH_MAX = 32
 
 /** Request headers must be complete within this; a client that sends them slower holds a socket. */

@@ -55,8 +55,8 @@ export class Credentials {
 
 /**
  * The admin password kept in `<dataDir>/admin-password`, mode 0600; generated on the first start.
- * Two processes that start at once agree: the file appears whole or not at all, and who comes second
- * reads the first one's. Throws when the folder cannot be written or the file is empty.
+ * Two processes that start at once agree: the file appears whole or not at all, and who comes
+ * second reads the first one's. Throws when the folder cannot be written or the file is empty.
  */
 export async function keptPassword(dataDir: string): Promise<string> {
   const path = join(dataDir, PASSWORD_FILE)

@@ -1,5 +1,5 @@
 /**
- * The log: JSON lines on standard error, one a thing that happened; on a terminal, lines for people.
+ * The log: JSON lines on standard error, one a thing that happened; on a terminal, for people.
  *
  * Nothing secret gets in: known fields are redacted, and whatever a text holds, the user part of a
  * URL (`redis://user:password@host`) is cut out of each line before it is written.

@@ -220,7 +220,8 @@ export class Metrics {
     this.#gauge('eventLoopDelay').addCallback((result) => {
       for (const quantile of METRICS.eventLoopDelay.labels.quantile) {
         const ns = this.#eventLoop.percentile(Number(quantile) * 100)
-        const delayNs = ns - EVENT_LOOP_RESOLUTION_MS * 1e6 // a timer in time counts its whole interval
+        // A timer in time counts its whole interval.
+        const delayNs = ns - EVENT_LOOP_RESOLUTION_MS * 1e6
         result.observe(Math.max(delayNs, 0) / 1e9, { quantile })
       }
       this.#eventLoop.reset()

@@ -76,7 +76,7 @@ export class BatchRun implements PublishReply {
     )
   }
 
-  /** Settles once there is room again for a good part of what may be outstanding. One waits at a time. */
+  /** Settles once half of what may be outstanding has its outcome. One waits at a time. */
   room(): Promise<void> {
     return this.#below(limits.HTTP_BATCH_OUTSTANDING_MAX / 2)
   }

@@ -1,4 +1,4 @@
-/** Queues over HTTP: declare, show with live counts, list, delete. Messages are leased elsewhere. */
+/** Queues over HTTP: declare, show with live counts, list, delete. */
 import { BrokerError } from '@sluice/core'
 import { type Deps, type Route, route } from '@sluice/server'
 import type { QueueEntry } from '@sluice/topology'
@@ -35,9 +35,14 @@ const Queue = z
   })
   .meta({ id: 'Queue' })
 
-export function queueRoutes({ topology }: Deps): Route[] {
-  const tag = 'topology'
-  const path = '/v1/vhosts/:vhost/queues/:queue'
+const tag = 'topology'
+const path = '/v1/vhosts/:vhost/queues/:queue'
+
+export function queueRoutes(deps: Deps): Route[] {
+  return [...reads(deps), ...writes(deps)]
+}
+
+function reads({ topology }: Deps): Route[] {
   return [
     route({
       method: 'get',
@@ -78,6 +83,11 @@ export function queueRoutes({ topology }: Deps): Route[] {
         return { status: 200, body: await shownQueue(entry) }
       },
     }),
+  ]
+}
+
+function writes({ topology }: Deps): Route[] {
+  return [
     route({
       method: 'put',
       path,

@@ -76,8 +76,10 @@ export function topologyRoutes({ topology }: Deps): Route[] {
   }
   return [
     ...vhostRoutes({ topology }, current),
-    ...exchangeRoutes({ topology }, current),
-    ...bindingRoutes({ topology }, current),
+    ...exchangeReads(current),
+    ...exchangeWrites({ topology }),
+    ...bindingReads(current),
+    ...bindingWrites({ topology }),
     ...policyRoutes({ topology }, current),
   ]
 }
@@ -139,8 +141,9 @@ function vhostRoutes({ topology }: Parts, current: Current): Route[] {
   ]
 }
 
-function exchangeRoutes({ topology }: Parts, current: Current): Route[] {
-  const path = '/v1/vhosts/:vhost/exchanges/:exchange'
+const EXCHANGE_PATH = '/v1/vhosts/:vhost/exchanges/:exchange'
+
+function exchangeReads(current: Current): Route[] {
   return [
     route({
       method: 'get',
@@ -163,7 +166,7 @@ function exchangeRoutes({ topology }: Parts, current: Current): Route[] {
     }),
     route({
       method: 'get',
-      path,
+      path: EXCHANGE_PATH,
       tag,
       summary: 'Show an exchange',
       answers: { 200: { description: 'The exchange.', body: Exchange } },
@@ -179,9 +182,14 @@ function exchangeRoutes({ topology }: Parts, current: Current): Route[] {
         return { status: 200, body: shownExchange(table, vhost, found) }
       },
     }),
+  ]
+}
+
+function exchangeWrites({ topology }: Parts): Route[] {
+  return [
     route({
       method: 'put',
-      path,
+      path: EXCHANGE_PATH,
       tag,
       summary: 'Declare an exchange',
       body: ExchangeBody,
@@ -194,7 +202,7 @@ function exchangeRoutes({ topology }: Parts, current: Current): Route[] {
     }),
     route({
       method: 'delete',
-      path,
+      path: EXCHANGE_PATH,
       tag,
       summary: 'Delete an exchange and its bindings',
       query: z.strictObject({
@@ -213,22 +221,13 @@ function exchangeRoutes({ topology }: Parts, current: Current): Route[] {
   ]
 }
 
-function bindingRoutes({ topology }: Parts, current: Current): Route[] {
-  const path = '/v1/vhosts/:vhost/bindings'
-  const refusals = [
-    'vhost_not_found',
-    'exchange_not_found',
-    'queue_not_found',
-    'forbidden',
-  ] as const
-  const named = ({ source, ...rest }: z.output<typeof BindingBody>): BindingDefinition => ({
-    source: exchangeName(source),
-    ...rest,
-  })
+const BINDINGS_PATH = '/v1/vhosts/:vhost/bindings'
+
+function bindingReads(current: Current): Route[] {
   return [
     route({
       method: 'get',
-      path,
+      path: BINDINGS_PATH,
       tag,
       summary: 'List bindings',
       description:
@@ -258,9 +257,24 @@ function bindingRoutes({ topology }: Parts, current: Current): Route[] {
         return { status: 200, body: pageOn(wanted, ({ routingKey }) => routingKey, query) }
       },
     }),
+  ]
+}
+
+function bindingWrites({ topology }: Parts): Route[] {
+  const refusals = [
+    'vhost_not_found',
+    'exchange_not_found',
+    'queue_not_found',
+    'forbidden',
+  ] as const
+  const named = ({ source, ...rest }: z.output<typeof BindingBody>): BindingDefinition => ({
+    source: exchangeName(source),
+    ...rest,
+  })
+  return [
     route({
       method: 'put',
-      path,
+      path: BINDINGS_PATH,
       tag,
       summary: 'Bind a queue or an exchange to an exchange',
       body: BindingBody,
@@ -272,7 +286,7 @@ function bindingRoutes({ topology }: Parts, current: Current): Route[] {
     }),
     route({
       method: 'delete',
-      path,
+      path: BINDINGS_PATH,
       tag,
       summary: 'Delete a binding: the one that has all these fields',
       body: BindingBody,

@@ -8,7 +8,7 @@
 /** `line` without its end (LF or CRLF); undefined when it was too long. Numbers count from 1. */
 export type OnLine = (line: Buffer | undefined, number: number) => void
 
-/** Pieces of a split line that are joined at once: one that comes byte by byte must not cost 100 times its size. */
+/** Pieces joined at once: a line that comes byte by byte must not cost 100 times its size. */
 const PIECES_MAX = 1_024
 
 const LF = 10

@@ -28,47 +28,50 @@ function fromFields(fields: unknown, clockAheadMs = 0): Message {
 const properties = (message: Message): Properties => ({ ...decodeProperties(message.properties) })
 const refused = { name: 'BrokerError', code: 'invalid_request' }
 
+const HEADERS = {
+  Host: 'x',
+  'Content-Type': 'text/plain',
+  'Content-Encoding': 'gzip',
+  'Sluice-Routing-Key': 'a.b',
+  'Sluice-Delay': '5000',
+  'Sluice-Ttl': '60000',
+  'Sluice-Priority': '7',
+  'Sluice-Ordering-Key': 'customer 1',
+  'Sluice-Durability': 'replicas=2',
+  'Sluice-Persistent': 'false',
+  'Idempotency-Key': 'id-1',
+  'Sluice-Message-Id': 'm',
+  'Sluice-Correlation-Id': 'c',
+  'Sluice-Reply-To': 'r',
+  'Sluice-Type': 't',
+  'Sluice-App-Id': 'a',
+  'Sluice-Timestamp': '1700000000',
+  'Sluice-Header-X-Tenant': 'T1',
+}
+
+const FIELDS = {
+  contentType: 'text/plain',
+  contentEncoding: 'gzip',
+  routingKey: 'a.b',
+  delayMs: 5_000,
+  ttlMs: 60_000,
+  priority: 7,
+  orderingKey: 'customer 1',
+  durability: 'replicas=2',
+  persistent: false,
+  idempotencyKey: 'id-1',
+  messageId: 'm',
+  correlationId: 'c',
+  replyTo: 'r',
+  type: 't',
+  appId: 'a',
+  timestamp: 1_700_000_000,
+  headers: { 'X-Tenant': 'T1' },
+}
+
 test('headers and fields that say the same make the same message', () => {
-  const byHeader = fromHeaders({
-    Host: 'x',
-    'Content-Type': 'text/plain',
-    'Content-Encoding': 'gzip',
-    'Sluice-Routing-Key': 'a.b',
-    'Sluice-Delay': '5000',
-    'Sluice-Ttl': '60000',
-    'Sluice-Priority': '7',
-    'Sluice-Ordering-Key': 'customer 1',
-    'Sluice-Durability': 'replicas=2',
-    'Sluice-Persistent': 'false',
-    'Idempotency-Key': 'id-1',
-    'Sluice-Message-Id': 'm',
-    'Sluice-Correlation-Id': 'c',
-    'Sluice-Reply-To': 'r',
-    'Sluice-Type': 't',
-    'Sluice-App-Id': 'a',
-    'Sluice-Timestamp': '1700000000',
-    'Sluice-Header-X-Tenant': 'T1',
-  })
-  const byField = fromFields({
-    contentType: 'text/plain',
-    contentEncoding: 'gzip',
-    routingKey: 'a.b',
-    delayMs: 5_000,
-    ttlMs: 60_000,
-    priority: 7,
-    orderingKey: 'customer 1',
-    durability: 'replicas=2',
-    persistent: false,
-    idempotencyKey: 'id-1',
-    messageId: 'm',
-    correlationId: 'c',
-    replyTo: 'r',
-    type: 't',
-    appId: 'a',
-    timestamp: 1_700_000_000,
-    headers: { 'X-Tenant': 'T1' },
-  })
-  assert.deepEqual(byHeader, byField)
+  const byHeader = fromHeaders(HEADERS)
+  assert.deepEqual(byHeader, fromFields(FIELDS))
   const { properties: bytes, ...rest } = byHeader
   assert.deepEqual(rest, {
     exchange: 'events',

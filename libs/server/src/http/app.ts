@@ -2,7 +2,7 @@
  * The Express app of a process: what every request passes before and after its route.
  *
  * Order is the safety. A request is first measured (headers, URL), then its sender is known, and
- * only then is its route looked for and its body read: a stranger learns nothing and stores nothing.
+ * only then is its route looked for and its body read: a stranger learns and stores nothing.
  */
 import { BrokerError, limits, type Report } from '@sluice/core'
 import type { Credentials } from '@sluice/security'
@@ -16,7 +16,7 @@ export interface AppOptions {
   readonly routes: readonly Route[]
   readonly credentials: Pick<Credentials, 'authenticate'>
   readonly report: Report
-  /** Hears of each request once it was answered or given up: its route as declared, and how long. */
+  /** Hears of each request once it was answered or given up: its route as declared, its time. */
   readonly answered?: (route: string, status: number, seconds: number) => void
   /** Once aborted, everything is refused with draining. */
   readonly stopping?: AbortSignal

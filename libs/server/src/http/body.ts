@@ -13,7 +13,7 @@ const JSON_TYPE = /^application\/(?:[\w.+-]+\+)?json\s*(?:;\s*charset="?utf-8"?\
 
 const EMPTY = Buffer.alloc(0)
 
-/** How long a refused body is still taken in and thrown away, so that the client sees the answer. */
+/** How long a refused body is still taken in and thrown away, so that the client sees an answer. */
 const LINGER_MS = 500
 
 /**

@@ -15,7 +15,7 @@ export function data(res: ServerResponse): void {
   for (const [name, value] of DATA_HEADERS) res.setHeader(name, value)
 }
 
-/** Makes the answer fit for a browser to show: helmet's headers, own styles, and no scripts at all. */
+/** Makes the answer fit for a browser to show: helmet's headers, own styles, no scripts at all. */
 export function page(res: ServerResponse): void {
   for (const [name, value] of PAGE_HEADERS) res.setHeader(name, value)
 }

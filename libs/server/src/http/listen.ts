@@ -75,7 +75,7 @@ async function listen(server: Server, host: string, port: number): Promise<void>
   }
 }
 
-/** What is no request at all: answered where nothing is being answered on that socket, and closed. */
+/** What is no request at all: answered where that socket has no answer under way, and closed. */
 function refuse(error: NodeJS.ErrnoException, stream: NodeJS.WritableStream): void {
   const socket = stream as Socket
   const answering = Reflect.get(socket, '_httpMessage') // as Node's own handler asks

@@ -18,8 +18,8 @@
  *       },
  *     })
  *
- * Unknown query parameters are refused by every route; unknown fields of a body by its schema, which
- * therefore is a strictObject. Errors that `handle` throws become problems (problem.ts).
+ * Unknown query parameters are refused by every route; unknown fields of a body by its schema,
+ * which therefore is a strictObject. Errors that `handle` throws become problems (problem.ts).
  */
 import { BrokerError, type ErrorCode, limits } from '@sluice/core'
 import type { Principal } from '@sluice/security'
