@@ -69,10 +69,12 @@ const post = (path: string) => request(app().app).post(path).set('Authorization'
 async function listen(t: TestContext): Promise<number> {
   const stop = new AbortController()
   const options = { host: '127.0.0.1', port: 0, connectionsMax: 10 }
-  const { url, closed } = await listenHttp(app().app, options, stop.signal)
+  const { app: served, reported } = app()
+  const { url, closed } = await listenHttp(served, options, stop.signal)
   t.after(async () => {
     stop.abort()
     await closed
+    assert.deepEqual(reported, [])
   })
   return Number(new URL(url).port)
 }
@@ -194,6 +196,19 @@ test('a client that asks first is told to go on only if its body is wanted', asy
     `Expect: 100-continue\r\nContent-Length: ${length}\r\n\r\n`
   assert.match(await exchange(port, ask(3), 'abc'), /^HTTP\/1.1 100 .*HTTP\/1.1 200 .*"size":3/s)
   assert.match(await exchange(port, ask(3_000)), /^HTTP\/1.1 413 /)
+})
+
+test('clients that leave in the middle of a body break nothing', async (t) => {
+  const port = await listen(t)
+  for (const path of ['/v1/raw', '/v1/echo/x']) {
+    const socket = connect(port, '127.0.0.1')
+    const head = `POST ${path} HTTP/1.1\r\nHost: x\r\nAuthorization: ${AUTH}\r\n`
+    const type = 'Content-Type: application/json\r\nContent-Length: 90\r\n\r\n{'
+    socket.write(head + type, () => socket.destroy())
+    await once(socket, 'close')
+  }
+  const good = `POST /v1/raw HTTP/1.1\r\nHost: x\r\nAuthorization: ${AUTH}\r\nConnection: close\r\n\r\n`
+  assert.match(await exchange(port, good), /^HTTP\/1.1 200 /)
 })
 
 test('a connection serves on after a refusal whose body was small', async (t) => {
