@@ -110,7 +110,9 @@ export class Feed {
   #getting = 0
   /** A take's reply was lost: the slot may hold what this feed does not know of. */
   #lost = false
-  #lastBatch = 1
+  /** Whether the last take brought whole batches. */
+  #tookBatches = false
+  #gathering = false
   #timer: NodeJS.Timeout | undefined
   readonly #unwatch: () => void
 
@@ -156,12 +158,24 @@ export class Feed {
     if (this.#taking) return
     const credit = this.#credit()
     if (credit === 0) return
+    if (this.#worthwhile(credit)) this.#takeSoon()
+    else this.#gather()
+  }
+
+  /**
+   * Whether to take at once: with room for any batch, or when nobody has anything to do meanwhile,
+   * or when what comes next has left its batch already.
+   */
+  #worthwhile(credit: number): boolean {
+    return credit >= limits.BATCH_RECORDS_MAX || this.#held === 0 || !this.#tookBatches
+  }
+
+  /** Takes a little later, with whatever credit there is by then. */
+  #gather(): void {
+    if (this.#gathering) return
+    this.#gathering = true
     clearTimeout(this.#timer)
-    if (this.#held > 0 && credit < this.#lastBatch) {
-      this.#timer = setTimeout(() => this.#takeSoon(), GATHER_MS)
-    } else {
-      this.#takeSoon()
-    }
+    this.#timer = setTimeout(() => this.#takeSoon(), GATHER_MS)
   }
 
   /** Takes one message past the consumers; undefined when there is none. */
@@ -238,6 +252,8 @@ export class Feed {
   }
 
   #takeSoon(): void {
+    clearTimeout(this.#timer)
+    this.#gathering = false
     this.#taking = true
     this.#take()
       .catch((error) => this.#failed(error))
@@ -253,13 +269,7 @@ export class Feed {
       await this.#store.recover([...this.#batches.keys(), ...this.#singles])
       this.#lost = false
     }
-    for (;;) {
-      const credit = this.#credit()
-      if (credit === 0) return
-      if (this.#held > 0 && credit < this.#lastBatch) {
-        this.#timer = setTimeout(() => this.look(), GATHER_MS)
-        return
-      }
+    for (let credit = this.#credit(); credit > 0; credit = this.#credit()) {
       const taken = await this.#store.take(credit, true)
       if (taken.batches.length === 0 && taken.messages.length === 0) {
         if (this.#consumers.length === 0) return
@@ -267,7 +277,9 @@ export class Feed {
         this.#timer = setTimeout(() => this.look(), idleMs)
         return
       }
+      this.#tookBatches = taken.batches.length > 0
       this.#hand(taken)
+      if (!this.#worthwhile(this.#credit())) return this.#gather()
     }
   }
 
@@ -302,7 +314,6 @@ export class Feed {
     }
     for (const { level, id, records } of batches) {
       const count = records.length
-      this.#lastBatch = count
       const batch: HeldBatch = {
         level,
         id,
