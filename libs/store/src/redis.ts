@@ -30,11 +30,14 @@ const ROLES = {
     socketTimeout: SILENCE_MS_MAX,
   },
   work: {
+    // Zero rejects what is unanswered when the connection ends. Any other number leaves it to the
+    // reconnect, which then forgets it without a word: whoever waits for a reply waits for ever.
+    maxRetriesPerRequest: 0,
     autoResendUnfulfilledCommands: false,
     enableOfflineQueue: false,
     socketTimeout: SILENCE_MS_MAX,
   },
-  subscriber: { maxRetriesPerRequest: null },
+  subscriber: { maxRetriesPerRequest: null, socketTimeout: SILENCE_MS_MAX },
 } satisfies Record<string, RedisOptions>
 
 /** Connects, or throws `store_unavailable` when Redis does not answer within 5 s. */
