@@ -8,6 +8,8 @@
 export interface Message {
   readonly exchange: string
   readonly routingKey: string
+  /** Routed by these as well (AMQP's CC and BCC); a queue gets it once however many lead there. */
+  readonly furtherKeys?: readonly string[]
   /** '' = none. Only queues declared with `x-ordering-key` look at it. */
   readonly orderingKey: string
   readonly persistent: boolean

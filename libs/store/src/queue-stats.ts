@@ -16,6 +16,7 @@ export interface QueueStats {
   readonly expired: number
   readonly dropped: number
   readonly deadLettered: number
+  readonly purged: number
   /** Consumers attached, in all processes; leases are none. */
   readonly consumers: number
 }
@@ -33,6 +34,7 @@ const STATS = [
   'expired',
   'dropped',
   'deadLettered',
+  'purged',
 ] as const
 
 /** The counters as they are; all 0 when there is no such queue. */

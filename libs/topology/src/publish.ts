@@ -43,6 +43,7 @@ const REROUTES_MAX = 8
 /** How long a publish waits to learn the topology's version while Redis is away. */
 const VERSION_WAIT_MS = 10_000
 const VERSION_RETRY_MS = 100
+const NO_KEYS: readonly string[] = []
 const NO_QUEUES: readonly QueueEntry[] = []
 const NO_HEADERS: Table = {}
 
@@ -193,6 +194,9 @@ export class Publisher {
     let queues = NO_QUEUES
     try {
       queues = table.route(vhost, message.exchange, message.routingKey, pending.headers).queues
+      for (const key of message.furtherKeys ?? NO_KEYS) {
+        queues = union(queues, table.route(vhost, message.exchange, key, pending.headers).queues)
+      }
       pending.missing = false
     } catch (error) {
       if (!(error instanceof BrokerError)) throw error

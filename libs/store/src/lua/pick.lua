@@ -10,7 +10,7 @@
   ARGV[4] holder   kept with it; no line feed
 
   Returns {'ok', acquired, failed, value}
-       or {'missing'}: no such message, or somebody holds it
+       or {'missing'}: no such message, or somebody holds it, or it has expired: then it is dead
 ]]
 options(ARGV[1])
 local ref, now = ARGV[2], clock()
@@ -70,11 +70,17 @@ local function fromLog()
   return found
 end
 
-if not string.match(ref, '^%x+$') or #ref ~= 24 then
+if not string.match(ref, '^[0-9a-f]+$') or #ref ~= 24 then
   return {'missing'}
 end
 local value = fromSide() or fromLog()
 if not value then
+  return {'missing'}
+end
+local expires = expiresOf(value)
+if expires ~= 0 and expires <= now then
+  doom(ref, value, 'expired', '', '')
+  commit()
   return {'missing'}
 end
 local acquired, failed, reason, _, failure = readTally(ref)

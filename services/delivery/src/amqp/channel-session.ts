@@ -2,12 +2,7 @@
  * One AMQP channel as the broker sees it: its consumers, what it has and has not settled, its
  * publishes. Numbers in comments are those of docs/amqp.md.
  */
-import {
-  type Channel,
-  type ChannelHandler,
-  type ChannelMethod,
-  Unacked,
-} from '@sluice/amqp'
+import { type Channel, type ChannelHandler, type ChannelMethod, Unacked } from '@sluice/amqp'
 import type { MessageRecord } from '@sluice/store'
 import type { Delivery, GiveBack } from '../feed.ts'
 import type { AmqpConsumer } from './consumer.ts'
@@ -106,8 +101,8 @@ export class ChannelSession implements ChannelHandler {
       return
     }
     if (immediate) throw notImplemented('immediate=true')
-    const messages = publishing.messages(exchange, routingKey, properties, body)
-    this.#transaction.publish(messages, mandatory)
+    const message = publishing.message(exchange, routingKey, properties, body)
+    this.#transaction.publish(message, mandatory)
   }
 
   ack(tag: number, multiple: boolean): void {

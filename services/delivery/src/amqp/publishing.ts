@@ -23,23 +23,14 @@ import type { Session } from './session.ts'
 const ORDERING_KEY_HEADER = 'x-ordering-key'
 const DELAY_HEADER = 'x-delay'
 
-/** Publishes that one basic.publish became (CC, BCC), answered together. */
-interface Group {
-  left: number
-  outcome: Published
-  reached: number
-  /** For a transaction: whether it is stored. */
-  readonly done: ((stored: boolean) => void) | undefined
-}
-
 /** A publish under way, by its token. */
 interface Open {
   readonly message: Message
   readonly mandatory: boolean
   /** Number of its confirm; 0 = the channel does not confirm. */
   readonly number: number
-  readonly bytes: number
-  readonly group: Group
+  /** For a transaction: whether it is stored. */
+  readonly done: ((stored: boolean) => void) | undefined
 }
 
 export class Publishing implements PublishReply {
@@ -70,61 +61,41 @@ export class Publishing implements PublishReply {
   ): void {
     if (immediate) throw notImplemented('immediate=true') // 55
     const number = this.confirming ? this.#channel.confirms.add() : 0
-    const messages = this.messages(exchange, routingKey, properties, body)
+    const message = this.message(exchange, routingKey, properties, body)
     if (exchange === DEFAULT_EXCHANGE && this.#session.context.replyTo.isAddress(routingKey)) {
-      this.#sendReply(messages[0]!, mandatory, number)
-      return
-    }
-    this.send(messages, mandatory, number)
-  }
-
-  /** Hands messages to the publisher; their outcome is one answer. */
-  send(
-    messages: readonly Message[],
-    mandatory: boolean,
-    number: number,
-    done?: (stored: boolean) => void,
-  ): void {
-    const { publisher } = this.#session.context.deps
-    const group: Group = { left: messages.length, outcome: 'unroutable', reached: 0, done }
-    for (const message of messages) {
-      const token = this.#nextToken++
-      const bytes = message.body.length + message.properties.length
-      // Not read on while too much of this connection is on its way to Redis.
-      this.#channel.connection.waiting(bytes)
-      this.#open.set(token, { message, mandatory, number, bytes, group })
-      publisher.publish(this.#session.vhost, message, this, token)
+      this.#sendReply(message, mandatory, number)
+    } else {
+      this.#send({ message, mandatory, number, done: undefined })
     }
   }
 
   /** The same for a transaction, which waits: whether it is stored, or reached nobody. */
-  sendOne(messages: readonly Message[], mandatory: boolean): Promise<boolean> {
-    return new Promise((resolve) => this.send(messages, mandatory, 0, resolve))
+  sendOne(message: Message, mandatory: boolean): Promise<boolean> {
+    return new Promise((done) => this.#send({ message, mandatory, number: 0, done }))
+  }
+
+  #send(open: Open): void {
+    const token = this.#nextToken++
+    this.#open.set(token, open)
+    // Not read on while too much of this connection is on its way to Redis.
+    this.#channel.connection.waiting(sizeOf(open.message))
+    this.#session.context.deps.publisher.publish(this.#session.vhost, open.message, this, token)
   }
 
   published(token: number, outcome: Published, queues: readonly QueueEntry[]): void {
-    const { message, mandatory, number, bytes, group } = this.#open.get(token)!
+    const { message, mandatory, number, done } = this.#open.get(token)!
     this.#open.delete(token)
-    this.#channel.connection.waiting(-bytes)
-    group.reached += queues.length
-    if (SEVERITY[outcome] > SEVERITY[group.outcome]) group.outcome = outcome
-    if (--group.left === 0) this.#answer(message, mandatory, number, group)
-  }
-
-  #answer(message: Message, mandatory: boolean, number: number, group: Group): void {
-    const { outcome, reached } = group
+    this.#channel.connection.waiting(-sizeOf(message))
     if (outcome === 'exchange-missing') {
       const { vhost } = this.#session
       this.#channel.fail(notFound(`no exchange '${message.exchange}' in vhost '${vhost}'`))
+      done?.(false)
       return
     }
     // 56: returned first, then confirmed.
-    if (reached === 0 && outcome === 'unroutable' && mandatory) {
-      const { exchange, routingKey, properties, body } = message
-      this.#channel.returned(exchange, routingKey, properties, body)
-    }
-    const stored = SEVERITY[outcome] <= SEVERITY.stored
-    if (group.done) group.done(stored)
+    if (queues.length === 0 && mandatory) this.#return(message)
+    const stored = STORED.has(outcome)
+    if (done) done(stored)
     else if (number > 0) this.#channel.confirms.settle(number, stored)
     else if (!stored && outcome !== 'full') {
       // Nobody hears of a nack here, and silence would be a loss.
@@ -134,27 +105,31 @@ export class Publishing implements PublishReply {
     }
   }
 
-  #sendReply(message: Message, mandatory: boolean, number: number): void {
-    const { replyTo, deps } = this.#session.context
-    const { routingKey, exchange, properties, body } = message
-    replyTo
-      .send(routingKey, encodeRecord(message))
-      .then((sent) => {
-        if (!sent && mandatory) this.#channel.returned(exchange, routingKey, properties, body)
-        if (number > 0) this.#channel.confirms.settle(number, true)
-      })
-      .catch((error) => {
-        deps.report(error)
-        if (number > 0) this.#channel.confirms.settle(number, false)
-      })
+  #return({ exchange, routingKey, properties, body }: Message): void {
+    this.#channel.returned(exchange, routingKey, properties, body)
   }
 
-  /** The message as it is stored; several when CC or BCC name further routing keys. */
-  messages(exchange: string, routingKey: string, properties: Buffer, body: Buffer): Message[] {
+  #sendReply(message: Message, mandatory: boolean, number: number): void {
+    const { replyTo, deps } = this.#session.context
+    replyTo
+      .send(message.routingKey, encodeRecord(message))
+      .then(
+        (sent) => {
+          if (!sent && mandatory) this.#return(message)
+          if (number > 0) this.#channel.confirms.settle(number, true)
+        },
+        (error) => {
+          deps.report(error)
+          if (number > 0) this.#channel.confirms.settle(number, false)
+        },
+      )
+      .catch(deps.report)
+  }
+
+  /** The message as it is stored. */
+  message(exchange: string, routingKey: string, properties: Buffer, body: Buffer): Message {
     const known = readPublishProperties(properties)
     this.#check(exchange, known.userId)
-    // Views of the socket's buffer: they stay until Redis has answered, so they are copied once,
-    // into the record; what may be sent back is kept as it is.
     let kept = properties
     let headers = known.headersSize > 0 ? headersOf(properties) : undefined
     if (known.replyTo === REPLY_TO) {
@@ -167,9 +142,10 @@ export class Publishing implements PublishReply {
       headers = rest
       kept = encodeProperties({ ...decodeProperties(kept), headers })
     }
-    const message: Message = {
+    return {
       exchange,
       routingKey,
+      furtherKeys: cc.length + bcc.length > 0 ? [...cc, ...bcc] : NO_KEYS.cc,
       orderingKey: textOf(headers?.[ORDERING_KEY_HEADER]) ?? this.#defaultKey(routingKey),
       persistent: known.persistent,
       priority: known.priority,
@@ -181,9 +157,6 @@ export class Publishing implements PublishReply {
       properties: kept,
       body,
     }
-    if (cc.length === 0 && bcc.length === 0) return [message]
-    const keys = new Set([routingKey, ...cc, ...bcc])
-    return [...keys].map((key) => ({ ...message, routingKey: key }))
   }
 
   /** The routing key, where a queue of this vhost keeps the order of keys; else none is stored. */
@@ -213,16 +186,10 @@ export class Publishing implements PublishReply {
 
 const NO_KEYS = { cc: [], bcc: [] }
 
-const SEVERITY: Record<Published, number> = {
-  unroutable: 0,
-  duplicate: 1,
-  stored: 2,
-  full: 3,
-  'memory-high': 4,
-  'not-durable': 5,
-  unavailable: 6,
-  'exchange-missing': 7,
-}
+/** What counts as confirmed: a message that no queue wanted is done with. */
+const STORED: ReadonlySet<Published> = new Set(['stored', 'duplicate', 'unroutable'])
+
+const sizeOf = ({ body, properties }: Message): number => body.length + properties.length
 
 function textOf(value: unknown): string | undefined {
   if (typeof value === 'string') return value

@@ -15,22 +15,19 @@ const STEPS_MAX = 100_000
 
 export class Transaction {
   readonly #publishing: Publishing
-  #publishes: { messages: readonly Message[]; mandatory: boolean }[] = []
+  #publishes: { message: Message; mandatory: boolean }[] = []
   #settlements: (() => void)[] = []
 
   constructor(publishing: Publishing) {
     this.#publishing = publishing
   }
 
-  publish(messages: readonly Message[], mandatory: boolean): void {
+  publish(message: Message, mandatory: boolean): void {
     this.#bound()
     // What waits must not keep the socket's buffer it is a view of.
-    const kept = messages.map((message) => ({
-      ...message,
-      properties: Buffer.from(message.properties),
-      body: Buffer.from(message.body),
-    }))
-    this.#publishes.push({ messages: kept, mandatory })
+    const { properties, body } = message
+    const kept = { properties: Buffer.from(properties), body: Buffer.from(body) }
+    this.#publishes.push({ message: { ...message, ...kept }, mandatory })
   }
 
   settle(settlement: () => void): void {
@@ -44,7 +41,7 @@ export class Transaction {
     this.#publishes = []
     this.#settlements = []
     const stored = await Promise.all(
-      publishes.map(({ messages, mandatory }) => this.#publishing.sendOne(messages, mandatory)),
+      publishes.map(({ message, mandatory }) => this.#publishing.sendOne(message, mandatory)),
     )
     if (stored.includes(false)) throw precondition('partial tx completion')
     for (const settle of settlements) settle()
