@@ -28,6 +28,15 @@ test('of several batches each has its own answer', async (t) => {
   assert.equal((await queue.stats()).acked, 3)
 })
 
+test('a batch that is named twice in one call counts once', async (t) => {
+  const { queue } = await openTestQueue(t)
+  await publish(queue, 'a', 'b')
+  const [batch] = (await queue.take(10, false)).batches
+  const settled = { id: batch!.id, count: 2 }
+  assert.equal(await queue.settleHeld(0, [settled, settled], []), 'sx')
+  assert.equal((await queue.stats()).acked, 2)
+})
+
 test('a slot that died settles nothing of what was taken back', async (t) => {
   const { queue, another } = await openTestQueue(t)
   const { store, queue: elsewhere } = await another()

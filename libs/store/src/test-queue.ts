@@ -49,11 +49,13 @@ export async function openTestQueue(
   }
   const first = await open()
   t.after(async () => {
-    const kept = await first.store.redis.hexists(`${first.queue.base}meta`, 'published')
-    const wrong = kept === 1 ? await audit(first.store, first.queue) : []
-    await first.store.close()
-    assert.deepEqual(wrong, [])
-    assert.deepEqual(reported, [])
+    try {
+      const kept = await first.store.redis.hexists(`${first.queue.base}meta`, 'published')
+      if (kept === 1) assert.deepEqual(await audit(first.store, first.queue), [])
+      assert.deepEqual(reported, [])
+    } finally {
+      await first.store.close()
+    }
   })
   assert.ok(await first.queue.create())
   const another = async () => {
