@@ -367,7 +367,7 @@ export class Channel {
     await this.#end()
     this.#forgetWaiting()
     this.connection.forget(this)
-    this.connection.writer.method(this.id, { name: 'channel.close-ok' })
+    this.#closeOk()
   }
 
   /** After our channel.close: everything is ignored but the client's own close and its answer. */
@@ -376,8 +376,13 @@ export class Channel {
     const id = readMethodId(payload)
     if (id !== CLOSE && id !== CLOSE_OK) return
     this.#state = 'closed'
-    this.connection.forget(this)
-    if (id === CLOSE) this.connection.writer.method(this.id, { name: 'channel.close-ok' })
+    this.connection.forget(this, this.#finish())
+    if (id === CLOSE) this.#closeOk()
+  }
+
+  #closeOk(): void {
+    const { ended, writer } = this.connection
+    if (!ended) writer.method(this.id, { name: 'channel.close-ok' })
   }
 }
 

@@ -107,6 +107,8 @@ export class Connection {
   readonly #channels = new Map<number, Channel>()
   /** Numbers of channels that were closed: late acknowledgements for them are no error. */
   readonly #used = new Set<number>()
+  /** Channels whose number is free and whose handlers are not done. */
+  readonly #ends = new Set<Promise<void>>()
   #last: Channel | undefined
   #pauses = 0
   #waitingBytes = 0
@@ -141,6 +143,10 @@ export class Connection {
       })
     })
     socket.on('error', () => {}) // 'close' follows
+    socket.once('end', () => {
+      // A client that says goodbye may still listen for the answer; who just leaves does not.
+      if (this.#state !== 'closing' && this.#state !== 'closed') socket.destroy()
+    })
     socket.on('data', this.#data)
     this.#expire(options.handshakeMsMax ?? limits.AMQP_HANDSHAKE_MS_MAX)
   }
@@ -156,6 +162,11 @@ export class Connection {
   /** Open and not closing. */
   get running(): boolean {
     return this.#state === 'running'
+  }
+
+  /** connection.close or close-ok was sent: nothing may follow but an answer to the other's close. */
+  get ended(): boolean {
+    return this.#state === 'closed' || this.#state === 'lost'
   }
 
   /** False while so much waits to be sent that deliveries should pause; see `writable()`. */
@@ -220,8 +231,13 @@ export class Connection {
     }
   }
 
-  /** For Channel: its number is free again. */
-  forget(channel: Channel): void {
+  /** For Channel: its number is free again; its handler may still be at `end`. */
+  forget(channel: Channel, end?: Promise<void>): void {
+    if (end !== undefined) {
+      const settled = end.catch(() => {}) // reported where it was begun
+      this.#ends.add(settled)
+      settled.then(() => this.#ends.delete(settled)).catch(this.report)
+    }
     if (this.#channels.get(channel.id) !== channel) return
     this.#channels.delete(channel.id)
     this.#used.add(channel.id)
@@ -536,6 +552,7 @@ export class Connection {
       const ends = await Promise.allSettled(channels.map((channel) => channel.drop()))
       for (const end of ends) if (end.status === 'rejected') this.report(end.reason)
       this.#channels.clear()
+      await Promise.all(this.#ends)
       await this.#handler.closed()
     })()
     return this.#finished
