@@ -126,10 +126,10 @@ function toSchema(schema: z.ZodType, schemas: Json, io: 'input' | 'output' = 'in
     id,
     ...json
   } = z.toJSONSchema(schema, { io, unrepresentable: 'any' }) as Json
-  const text = JSON.stringify({ json, $defs: $defs ?? {} }).replaceAll(
-    '"#/$defs/',
-    '"#/components/schemas/',
-  )
+  // Of our schemas only z.json() is recursive; zod gives what has no id a name like __schema0.
+  const text = JSON.stringify({ json, $defs: $defs ?? {} })
+    .replaceAll('"#/$defs/', '"#/components/schemas/')
+    .replaceAll(/"(#\/components\/schemas\/)?__schema\d+"/g, '"$1Json"')
   const moved = JSON.parse(text) as { json: Json; $defs: { [name: string]: Json } }
   for (const [name, { id: _id, ...definition }] of Object.entries(moved.$defs))
     schemas[name] = definition

@@ -103,7 +103,8 @@ export function sendProblem(req: IncomingMessage, res: ServerResponse, problem: 
   const retryAfterS = RETRY_AFTER_S[problem.title as ErrorCode]
   if (retryAfterS !== undefined) res.setHeader('Retry-After', retryAfterS)
   if (problem.status === 401) {
-    res.setHeader('WWW-Authenticate', 'Basic realm="sluice", charset="UTF-8", Bearer')
+    // A header line each: Chromium takes a line for one challenge, and refuses it as malformed.
+    res.setHeader('WWW-Authenticate', ['Basic realm="sluice", charset="UTF-8"', 'Bearer'])
   }
   if (req.complete || hasNoBody(req)) res.end(text)
   else hangUpAfter(req, res, text)
