@@ -261,6 +261,7 @@ function putLong(b: Buffer, at: number, value: number): number {
 }
 
 function putLonglong(b: Buffer, at: number, value: number): number {
+  if (value <= 0x7fff_ffff) return putLong(b, putLong(b, at, 0), value)
   return putLong(b, putLong(b, at, Math.floor(value / 0x1_0000_0000)), value % 0x1_0000_0000)
 }
 
