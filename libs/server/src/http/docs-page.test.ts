@@ -39,7 +39,7 @@ const routes = [
 const html = docsPage(openApi(routes))
 
 test('sections come in the order in which one meets them', () => {
-  assert.match(html, /<h2 id="publish">[^]*<h2 id="topology">[^]*<h2 id="schemas">/)
+  assert.match(html, /<h2 id="publish">.*<h2 id="topology">.*<h2 id="schemas">/s)
 })
 
 test('texts are escaped, and code between backticks is code', () => {
@@ -52,7 +52,7 @@ test('fields are listed with type, bounds, default and meaning, alternatives eac
     /<code>max<\/code><\/td><td>integer, from 1, to 9, default <code>3<\/code><\/td><td>How many/
   assert.match(html, max)
   assert.match(html, /array of one of:, required/)
-  assert.match(html, /<p>Done\.<\/p><table>[^]*<code>ack<\/code>[^]*<code>retry<\/code>/)
+  assert.match(html, /<p>Done\.<\/p><table>.*<code>ack<\/code>.*<code>retry<\/code>/s)
   assert.match(html, /array of <a href="#schema-Item">Item<\/a>/)
 })
 
