@@ -208,6 +208,14 @@ test('an expired or dead message opens its key', async (t) => {
   assert.deepEqual(await drain(queue), ['2'])
 })
 
+test('a key opens to a higher level in the same take', async (t) => {
+  const { store, queue } = await openTestQueue(t, { ordered: true, levels: 2 })
+  await publish(queue, { ...keyed('k', 'low'), ttlMs: 2, delayMs: 1 })
+  await publish(queue, { ...keyed('k', 'high'), priority: 1 })
+  await pass(store, 2)
+  assert.deepEqual(bodies(await lease(queue)), ['high'])
+})
+
 test('keys that start alike, or hold a NUL, are different keys', async (t) => {
   const { queue } = await openTestQueue(t, { ordered: true })
   const keys = ['a', 'a\0', 'a\0b', 'ab', '\0']

@@ -195,18 +195,25 @@ announced = tonumber(meta[4] or nil) or false
 if announced and announced <= now then
   release(now, 256)
 end
-for level = levels - 1, 0, -1 do
-  if waits or unfinished then
-    break
-  end
-  takeReady(level)
-  if left > 0 then
-    if leaseMs > 0 or ordered then
-      takeSplit(level)
-    else
-      takeBatches(level)
+local function takeLevels()
+  stirred = false
+  for level = levels - 1, 0, -1 do
+    if waits or unfinished then
+      return
+    end
+    takeReady(level)
+    if left > 0 then
+      if leaseMs > 0 or ordered then
+        takeSplit(level)
+      else
+        takeBatches(level)
+      end
     end
   end
+end
+takeLevels()
+while ordered and levels > 1 and stirred and left > 0 and not unfinished do
+  takeLevels() -- an expired message of a lower level may have opened its key to one of a higher
 end
 
 unfinished = unfinished or (expirable <= 0 and left > 0)
