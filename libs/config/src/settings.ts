@@ -66,6 +66,26 @@ export const SETTINGS = {
     schema: int(0, 65_535, 5_672),
     doc: 'Port of the AMQP 0-9-1 listener. 0 picks a free one.',
   },
+  amqpsPort: {
+    env: 'SLUICE_AMQPS_PORT',
+    schema: int(0, 65_535, 5_671),
+    doc: 'Port of the AMQP listener with TLS; it is there once a certificate and its key are set.',
+  },
+  tlsCert: {
+    env: 'SLUICE_TLS_CERT',
+    schema: z.string().min(1).optional(),
+    doc: 'File with the certificate (PEM, with its chain) for AMQP over TLS.',
+  },
+  tlsKey: {
+    env: 'SLUICE_TLS_KEY',
+    schema: z.string().min(1).optional(),
+    doc: 'File with the private key of that certificate (PEM).',
+  },
+  tlsClientCa: {
+    env: 'SLUICE_TLS_CLIENT_CA',
+    schema: z.string().min(1).optional(),
+    doc: 'File with the authority (PEM) whose client certificates prove a user by their common name (SASL EXTERNAL).',
+  },
   amqpProduct: {
     env: 'SLUICE_AMQP_PRODUCT',
     schema: z

@@ -111,3 +111,6 @@ export const AMQP_HEARTBEAT_S = 60
 
 /** AMQP connections of one process; some 50 KB each while idle. */
 export const AMQP_CONNECTIONS_MAX = 50_000
+
+/** One WebSocket message of a client that speaks AMQP; it may cut frames as it likes. */
+export const AMQP_WEBSOCKET_MESSAGE_MAX = 16 * 1024 * 1024

@@ -42,6 +42,11 @@ export class Credentials {
     return undefined
   }
 
+  /** Whether there is a user of this name, for one whom a certificate has proven. */
+  isUser(name: string): boolean {
+    return name === this.#principal.name
+  }
+
   #check(given: string, expected: Buffer): Principal | undefined {
     return timingSafeEqual(this.#digest(given), expected) ? this.#principal : undefined
   }

@@ -21,4 +21,5 @@ export {
   runProcess,
   type Service,
   startBroker,
+  type Upgrade,
 } from './service.ts'

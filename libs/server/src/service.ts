@@ -4,6 +4,8 @@
  * services/router, delivery and reaper each export one function that makes a Service. Alone or all
  * in one process, the very same values run: only the list in main.ts differs.
  */
+import type { IncomingMessage } from 'node:http'
+import type { Duplex } from 'node:stream'
 import type { Config } from '@sluice/config'
 import { loadConfig } from '@sluice/config'
 import { type Report, type Running, runParts, type Start, stopOnSignals } from '@sluice/core'
@@ -21,6 +23,12 @@ export interface Door {
   open(signal: AbortSignal): Promise<Running & { readonly url: string }>
 }
 
+/** What takes over HTTP connections that ask for another protocol, at one path. */
+export interface Upgrade {
+  readonly path: string
+  accept(request: IncomingMessage, socket: Duplex, head: Buffer): void
+}
+
 export interface Service {
   readonly name: string
   /** What it answers over HTTP, under full paths. */
@@ -28,6 +36,7 @@ export interface Service {
   /** What runs without being asked: passes, pumps, pushes. */
   readonly loops: readonly Start[]
   readonly doors?: readonly Door[]
+  readonly upgrades?: readonly Upgrade[]
 }
 
 export type MakeService = (deps: Deps, config: Config) => Service
@@ -98,7 +107,11 @@ async function runServices(
     const services = make.map((makeService) => makeService(deps, config))
     let http = ''
     const listener: Start = async (signal) => {
-      const { url, closed } = await listenHttp(app(services, deps), listenerOf(config), signal)
+      const { url, closed } = await listenHttp(
+        app(services, deps),
+        { ...listenerOf(config), upgrades: services.flatMap(({ upgrades = [] }) => upgrades) },
+        signal,
+      )
       http = url
       return { closed }
     }

@@ -68,7 +68,7 @@ const post = (path: string) => request(app().app).post(path).set('Authorization'
 
 async function listen(t: TestContext): Promise<number> {
   const stop = new AbortController()
-  const options = { host: '127.0.0.1', port: 0, connectionsMax: 10 }
+  const options = { host: '127.0.0.1', port: 0, connectionsMax: 10, upgrades: [] }
   const { app: served, reported } = app()
   const { url, closed } = await listenHttp(served, options, stop.signal)
   t.after(async () => {
@@ -307,7 +307,7 @@ test('a port that is taken is one error that names the setting', async (t) => {
   const port = await listen(t)
   const { signal } = new AbortController()
   await assert.rejects(
-    listenHttp(app().app, { host: '127.0.0.1', port, connectionsMax: 1 }, signal),
+    listenHttp(app().app, { host: '127.0.0.1', port, connectionsMax: 1, upgrades: [] }, signal),
     new RegExp(`port ${port} on 127.0.0.1 is taken.*SLUICE_HTTP_PORT`),
   )
 })

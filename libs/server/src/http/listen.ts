@@ -5,8 +5,9 @@
  * its time (body.ts).
  */
 import { once } from 'node:events'
-import { createServer, type RequestListener, type Server } from 'node:http'
+import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import { BrokerError, limits, onAbort, type Running } from '@sluice/core'
 import { toProblem } from './problem.ts'
 
@@ -15,6 +16,11 @@ interface ListenOptions {
   /** 0 picks a free one. */
   readonly port: number
   readonly connectionsMax: number
+  /** Who takes over connections that ask for another protocol, by path. */
+  readonly upgrades: readonly {
+    readonly path: string
+    accept(request: IncomingMessage, socket: Duplex, head: Buffer): void
+  }[]
 }
 
 /** How often a stopping listener looks for connections that have become idle. */
@@ -26,9 +32,11 @@ const CLOSE_IDLE_MS = 50
  */
 export async function listenHttp(
   app: RequestListener,
-  { host, port, connectionsMax }: ListenOptions,
+  { host, port, connectionsMax, upgrades }: ListenOptions,
   signal: AbortSignal,
 ): Promise<Running & { readonly url: string }> {
+  const upgradeFor = ({ url = '' }: IncomingMessage) =>
+    upgrades.find(({ path }) => path === url.split('?', 1)[0])
   const server = createServer(
     {
       maxHeaderSize: limits.HTTP_HEADER_BYTES_MAX,
@@ -37,6 +45,8 @@ export async function listenHttp(
       keepAliveTimeout: limits.HTTP_KEEP_ALIVE_MS,
       connectionsCheckingInterval: 1_000,
       noDelay: true,
+      // Any other offer to speak another protocol is ignored, as HTTP allows (RFC 9110, 7.8).
+      shouldUpgradeCallback: (request) => upgradeFor(request) !== undefined,
     },
     app,
   )
@@ -44,6 +54,12 @@ export async function listenHttp(
   server.maxHeadersCount = 0 // else the ones past it vanish; their bytes are bounded, app.ts counts
   server.on('checkContinue', app) // body.ts says continue once it wants the body
   server.on('clientError', refuse)
+  server.on('upgrade', (request, socket, head) => {
+    const upgrade = upgradeFor(request)
+    socket.on('error', () => socket.destroy())
+    if (upgrade) upgrade.accept(request, socket, head)
+    else answer(socket, new BrokerError('not_found', 'No WebSocket is served at this path.'))
+  })
   await listen(server, host, port)
 
   const closed = once(server, 'close').then(() => {})
@@ -83,7 +99,11 @@ function refuse(error: NodeJS.ErrnoException, stream: NodeJS.WritableStream): vo
     socket.destroy()
     return
   }
-  const problem = toProblem(refusalFor(error.code))
+  answer(socket, refusalFor(error.code))
+}
+
+function answer(socket: Duplex, refusal: BrokerError): void {
+  const problem = toProblem(refusal)
   const body = JSON.stringify(problem)
   socket.end(
     `HTTP/1.1 ${problem.status} Refused\r\nContent-Type: application/problem+json\r\n` +

@@ -1,10 +1,17 @@
-/** The AMQP 0-9-1 door: a listener, and a connection with its session for each socket. */
+/**
+ * The ways in for AMQP 0-9-1: plain TCP, TLS, and WebSocket for browsers. Each stream becomes a
+ * connection with a session of its own; what happens on it is the same.
+ */
 import { once } from 'node:events'
-import { createServer, type Socket } from 'node:net'
-import { AmqpError, Connection, REPLY_CODES } from '@sluice/amqp'
+import { readFileSync } from 'node:fs'
+import { createServer, type Server, type Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { createServer as createTlsServer, type TLSSocket } from 'node:tls'
+import { AmqpError, Connection, type Mechanism, REPLY_CODES } from '@sluice/amqp'
 import type { Config } from '@sluice/config'
-import { limits, onAbort } from '@sluice/core'
-import type { Deps, Door } from '@sluice/server'
+import { limits, onAbort, type Start } from '@sluice/core'
+import type { Deps, Door, Upgrade } from '@sluice/server'
+import { createWebSocketStream, WebSocketServer } from 'ws'
 import { Feeds } from '../feeds.ts'
 import { refusal } from './reply.ts'
 import { ReplyTo } from './reply-to.ts'
@@ -13,80 +20,165 @@ import { type AmqpContext, Session } from './session.ts'
 /** How long settlements may take to reach Redis when the process stops, ms. */
 const SETTLE_MS_MAX = 5_000
 
-/** Serves AMQP until the signal aborts: then every connection is closed with 320. */
-export function amqpDoor(deps: Deps, config: Config): Door {
-  return {
-    name: 'amqp',
-    async open(signal) {
-      const context: AmqpContext = {
-        deps,
-        feeds: new Feeds(deps.report),
-        replyTo: new ReplyTo(deps.store),
-        messageBytesMax: config.messageBytesMax,
-      }
-      await context.replyTo.open()
-      const connections = new Set<Connection>()
-      const server = createServer({ noDelay: true }, (socket) => {
-        if (connections.size >= limits.AMQP_CONNECTIONS_MAX) socket.destroy()
-        else accept(socket, context, config, connections)
-      })
-      server.listen(config.amqpPort, config.amqpHost)
-      await listening(server, config)
-      const closed = once(server, 'close').then(() => context.feeds.close(SETTLE_MS_MAX))
-      onAbort(signal, () => {
-        server.close()
-        for (const connection of connections) connection.close(SHUTDOWN)
-      })
-      const address = server.address()
-      const port = typeof address === 'object' && address ? address.port : config.amqpPort
-      const host = config.amqpHost.includes(':') ? `[${config.amqpHost}]` : config.amqpHost
-      return { url: `amqp://${host}:${port}`, closed }
-    },
-  }
-}
-
-async function listening(server: ReturnType<typeof createServer>, config: Config): Promise<void> {
-  try {
-    await once(server, 'listening')
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException
-    const where = `${config.amqpHost}:${config.amqpPort}`
-    if (code === 'EADDRINUSE') {
-      throw new Error(`${where} is taken: set SLUICE_AMQP_PORT to another port (0 = any free one)`)
-    }
-    throw new Error(`cannot listen on ${where} (SLUICE_AMQP_HOST, SLUICE_AMQP_PORT): ${message}`)
-  }
-}
-
-function accept(
-  socket: Socket,
-  context: AmqpContext,
-  config: Config,
-  connections: Set<Connection>,
-): void {
-  const { report, log } = context.deps
-  const [product, version] = config.amqpProduct.split(' ') as [string, string]
-  const connection = new Connection(
-    socket,
-    {
-      frameMax: limits.AMQP_FRAME_MAX,
-      channelMax: limits.AMQP_CHANNEL_MAX,
-      heartbeatS: limits.AMQP_HEARTBEAT_S,
-      serverProperties: { product, version, platform: 'Sluice', information: 'Apache-2.0' },
-      mechanisms: ['PLAIN', 'AMQPLAIN'],
-      messageBytesMax: config.messageBytesMax,
-      refusal,
-      report,
-      hint: (what) => log.warn({ from: socket.remoteAddress }, what),
-    },
-    (connection) => new Session(context, connection),
-  )
-  connections.add(connection)
-  connection.closed.then(() => connections.delete(connection), report)
-}
+/** Where browsers open a WebSocket that speaks AMQP. */
+const WEBSOCKET_PATH = '/ws/amqp'
 
 /** For a stop in order: clients connect again elsewhere. */
 const SHUTDOWN = new AmqpError(
   REPLY_CODES.connectionForced,
   "broker forced connection closure with reason 'shutdown'",
 )
+
+/** The doors of one process, their connections, and the loop that closes them when it stops. */
+export function amqpDoors(
+  deps: Deps,
+  config: Config,
+): { doors: Door[]; upgrades: Upgrade[]; loop: Start } {
+  const amqp = new AmqpServer(deps, config)
+  const doors = [amqp.door('amqp', config.amqpPort, 'SLUICE_AMQP_PORT', plain())]
+  if ((config.tlsCert === undefined) !== (config.tlsKey === undefined)) {
+    throw new Error('SLUICE_TLS_CERT and SLUICE_TLS_KEY go together: set both, or neither.')
+  }
+  if (config.tlsCert !== undefined && config.tlsKey !== undefined) {
+    const tls = secure(config.tlsCert, config.tlsKey, config.tlsClientCa)
+    doors.push(amqp.door('amqps', config.amqpsPort, 'SLUICE_AMQPS_PORT', tls))
+  }
+  return { doors, upgrades: [amqp.webSocket()], loop: (signal) => amqp.run(signal) }
+}
+
+type MakeServer = (accept: (socket: Socket) => void) => Server
+
+const plain = (): MakeServer => (accept) => createServer({ noDelay: true }, accept)
+
+/** With a CA for clients, one that presents a certificate may authenticate by it (EXTERNAL). */
+function secure(certFile: string, keyFile: string, caFile: string | undefined): MakeServer {
+  return (accept) =>
+    createTlsServer(
+      {
+        cert: readFileSync(certFile),
+        key: readFileSync(keyFile),
+        minVersion: 'TLSv1.2',
+        noDelay: true,
+        handshakeTimeout: limits.AMQP_HANDSHAKE_MS_MAX,
+        ...(caFile !== undefined && {
+          ca: readFileSync(caFile),
+          requestCert: true,
+          rejectUnauthorized: false, // one without a certificate may still say its password
+        }),
+      },
+      accept,
+    )
+}
+
+class AmqpServer {
+  readonly #context: AmqpContext
+  readonly #config: Config
+  readonly #connections = new Set<Connection>()
+
+  constructor(deps: Deps, config: Config) {
+    this.#config = config
+    this.#context = {
+      deps,
+      feeds: new Feeds(deps.report),
+      replyTo: new ReplyTo(deps.store),
+      messageBytesMax: config.messageBytesMax,
+    }
+  }
+
+  /** Started before the doors, and stopped with them: then every connection is closed with 320. */
+  async run(signal: AbortSignal): Promise<{ closed: Promise<void> }> {
+    await this.#context.replyTo.open()
+    const stopped = Promise.withResolvers<void>()
+    onAbort(signal, () => {
+      for (const connection of this.#connections) connection.close(SHUTDOWN)
+      stopped.resolve()
+    })
+    const closed = stopped.promise
+      .then(() => Promise.all([...this.#connections].map((connection) => connection.closed)))
+      .then(() => this.#context.feeds.close(SETTLE_MS_MAX))
+    return { closed }
+  }
+
+  door(name: string, port: number, setting: string, make: MakeServer): Door {
+    const host = this.#config.amqpHost
+    return {
+      name,
+      open: async (signal) => {
+        const server = make((socket) => this.#accept(socket, userOf(socket)))
+        server.on('tlsClientError', () => {}) // a handshake that failed: its socket is closed
+        server.listen(port, host)
+        await listening(server, `${host}:${port}`, setting)
+        const closed = once(server, 'close').then(() => {})
+        onAbort(signal, () => server.close())
+        const address = server.address()
+        const taken = typeof address === 'object' && address ? address.port : port
+        return { url: `${name}://${host.includes(':') ? `[${host}]` : host}:${taken}`, closed }
+      },
+    }
+  }
+
+  webSocket(): Upgrade {
+    const sockets = new WebSocketServer({
+      noServer: true,
+      maxPayload: limits.AMQP_WEBSOCKET_MESSAGE_MAX,
+      handleProtocols: (offered) => (offered.has('amqp') ? 'amqp' : false),
+    })
+    return {
+      path: WEBSOCKET_PATH,
+      accept: (request, socket, head) => {
+        sockets.handleUpgrade(request, socket, head, (webSocket) => {
+          this.#accept(createWebSocketStream(webSocket), undefined)
+        })
+      },
+    }
+  }
+
+  /** @param user whom the transport has proven; undefined = nobody. */
+  #accept(stream: Duplex, user: string | undefined): void {
+    if (this.#connections.size >= limits.AMQP_CONNECTIONS_MAX) {
+      stream.destroy()
+      return
+    }
+    const { report, log } = this.#context.deps
+    const [product, version] = this.#config.amqpProduct.split(' ') as [string, string]
+    const mechanisms: Mechanism[] = ['PLAIN', 'AMQPLAIN']
+    if (user !== undefined) mechanisms.push('EXTERNAL')
+    const connection = new Connection(
+      stream,
+      {
+        frameMax: limits.AMQP_FRAME_MAX,
+        channelMax: limits.AMQP_CHANNEL_MAX,
+        heartbeatS: limits.AMQP_HEARTBEAT_S,
+        serverProperties: { product, version, platform: 'Sluice', information: 'Apache-2.0' },
+        mechanisms,
+        messageBytesMax: this.#config.messageBytesMax,
+        refusal,
+        report,
+        hint: (what) => log.warn(what),
+      },
+      (connection) => new Session(this.#context, connection, user),
+    )
+    this.#connections.add(connection)
+    connection.closed.then(() => this.#connections.delete(connection), report)
+  }
+}
+
+/** The common name of a client certificate that the CA vouches for. */
+function userOf(socket: Socket): string | undefined {
+  if (!('authorized' in socket) || !socket.authorized) return undefined
+  const name = (socket as TLSSocket).getPeerCertificate().subject?.CN
+  return typeof name === 'string' ? name : undefined
+}
+
+async function listening(server: Server, where: string, setting: string): Promise<void> {
+  try {
+    await once(server, 'listening')
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException
+    const why = code === 'EADDRINUSE' ? 'it is taken' : message
+    throw new Error(
+      `Cannot listen for AMQP on ${where}: ${why}. Choose another ${setting} (0 = any free port).`,
+      { cause: error },
+    )
+  }
+}

@@ -33,14 +33,21 @@ export class Session implements ConnectionHandler {
   /** Names of queues that go with this connection. */
   readonly #exclusive = new Set<string>()
 
-  constructor(context: AmqpContext, connection: Connection) {
+  /** Whom the transport has proven, by a client certificate; undefined = nobody. */
+  readonly #certified: string | undefined
+
+  constructor(context: AmqpContext, connection: Connection, certified: string | undefined) {
     this.context = context
+    this.#certified = certified
     this.connection = connection
     this.id = `${context.deps.store.slot.name}:${++sessions}`
   }
 
   async authenticate(credentials: Credentials): Promise<boolean> {
-    if (credentials.mechanism === 'EXTERNAL') return false
+    if (credentials.mechanism === 'EXTERNAL') {
+      this.user = this.#certified ?? ''
+      return this.user !== '' && this.context.deps.credentials.isUser(this.user)
+    }
     const { user, password } = credentials
     const basic = Buffer.from(`${user}:${password}`).toString('base64')
     const principal = this.context.deps.credentials.authenticate(`Basic ${basic}`)
