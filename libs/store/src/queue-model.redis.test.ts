@@ -11,7 +11,8 @@ import { type TestContext, test } from 'node:test'
 import { seedFromEnv, withRedis } from '@sluice/testkit'
 import fc from 'fast-check'
 import { openStore, QUEUE_SETTINGS_DEFAULT, type QueueSettings, type Store } from './index.ts'
-import { QueueRun, type Step } from './queue-model-run.ts'
+import { QueueRun } from './queue-model-run.ts'
+import type { Step } from './queue-model-step.ts'
 import { HOUR_MS, recordOf } from './test-queue.ts'
 
 const RUNS = Number(process.env['RUNS'] ?? 12)
