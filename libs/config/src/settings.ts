@@ -148,6 +148,11 @@ export const SETTINGS = {
     schema: int(0, 600_000, 25_000),
     doc: 'How long a stopping process may finish what it holds. Keep it under the grace period of the pod.',
   },
+  workers: {
+    env: 'SLUICE_WORKERS',
+    schema: int(1, 256, 1),
+    doc: 'Processes that share the ports, each with all services that were asked for: a core each.',
+  },
   reaperPassMs: {
     env: 'SLUICE_REAPER_PASS_MS',
     schema: int(50, 60_000, 1_000),

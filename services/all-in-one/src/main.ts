@@ -4,10 +4,12 @@
  *
  * Exit codes: 0 stopped in order, 1 failed, 2 not understood.
  */
+import cluster from 'node:cluster'
 import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { runProcess } from '@sluice/server'
 import { SERVICES } from './services.ts'
+import { runWorkers, workerCount } from './workers.ts'
 
 const names = Object.keys(SERVICES)
 
@@ -17,6 +19,7 @@ const HELP = `sluice: a message broker on Redis Streams
 
 Runs the services named, all of them unless told. Any number of processes may run each; they share
 nothing but Redis. Settings are environment variables (docs/configuration.md); REDIS_URL is needed.
+SLUICE_WORKERS=n runs n such processes behind the same ports, for more cores.
 `
 
 process.exitCode = await main()
@@ -38,7 +41,9 @@ async function main(): Promise<number> {
     return 2
   }
   try {
-    await runProcess(chosen.map((name) => SERVICES[name]!))
+    const workers = workerCount(process.env)
+    if (workers > 1 && cluster.isPrimary) await runWorkers(workers)
+    else await runProcess(chosen.map((name) => SERVICES[name]!))
     return 0
   } catch (error) {
     process.stderr.write(`sluice: ${(error as Error).message}\n`)
