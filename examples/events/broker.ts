@@ -1,4 +1,4 @@
-/** The broker of the example: the one that SLUICE names, or one of its own that leaves nothing behind. */
+/** The broker of the example: the one that SLUICE names, or its own that leaves nothing behind. */
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
@@ -39,6 +39,8 @@ async function startBroker(say: (line: string) => void): Promise<Broker> {
       SLUICE_DATA_DIR: folder,
       SLUICE_HTTP_HOST: '127.0.0.1',
       SLUICE_HTTP_PORT: '0',
+      SLUICE_AMQP_HOST: '127.0.0.1',
+      SLUICE_AMQP_PORT: '0',
       SLUICE_ADMIN_USER: 'admin',
       SLUICE_ADMIN_PASSWORD: password,
       SLUICE_LOG_LEVEL: 'error',

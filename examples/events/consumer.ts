@@ -1,9 +1,9 @@
 /**
- * One consumer, as a process of its own: leases events from every queue, works on them for a moment,
- * acknowledges them, and tells its parent what it did.
+ * One consumer, as a process of its own: leases events from every queue, works on them for a
+ * moment, acknowledges them, and tells its parent what it did.
  *
- * Told to hold, it keeps the next messages it leases and goes on with nothing: a consumer that hangs
- * in the middle of its work, to be killed.
+ * Told to hold, it keeps the next messages it leases and goes on with nothing: a consumer that
+ * hangs in the middle of its work, to be killed.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ask, type Leased, type Place } from './api.ts'

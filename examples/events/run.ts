@@ -1,10 +1,11 @@
 /**
  * A week of earthquakes through the broker, every one of them accounted for: `npm run example`.
  *
- * Publishes earthquakes.ndjson to a topic exchange, twice, under the ids of the events; two consumer
- * processes work on three queues; halfway through, one is killed with SIGKILL while it holds messages.
- * At the end each event must have been acknowledged once in each queue it belongs to, and the broker's
- * counts must be those of the consumers. Exit code 0 if so, 1 if not, with what is wrong.
+ * Publishes earthquakes.ndjson to a topic exchange, twice, under the ids of the events; two
+ * consumer processes work on three queues; halfway through, one is killed with SIGKILL while it
+ * holds messages. At the end each event must have been acknowledged once in each queue it belongs
+ * to, and the broker's counts must be those of the consumers. Exit code 0 if so, 1 if not, with
+ * what is wrong.
  */
 import { randomUUID } from 'node:crypto'
 import { createReadStream, readFileSync } from 'node:fs'
@@ -144,7 +145,7 @@ async function declare(place: Place, vhost: string): Promise<void> {
   }
 }
 
-/** Publishes the file, a line at a time. What was stored before under its id is not stored again. */
+/** Publishes the file, a line at a time. What was stored under its id is not stored again. */
 function publish(place: Place, vhost: string): Promise<BatchSummary> {
   return stream(place, `/v1/vhosts/${vhost}/exchanges/${EXCHANGE}/batch`, messages())
 }

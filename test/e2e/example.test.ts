@@ -1,7 +1,7 @@
 /**
  * `npm run example`, as README shows it: real events, a consumer killed midway, all accounted for.
  *
- * Method: the command itself, in a pipe; then its accounting alone, with what must not go unnoticed.
+ * Method: the command itself, in a pipe; then its accounting alone, with what must be noticed.
  */
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'

@@ -1,6 +1,4 @@
-/**
- * The OpenAPI document as a page for people: HTML without scripts, every text of the document escaped.
- */
+/** The OpenAPI document as a page for people: HTML without scripts, every text of it escaped. */
 import { limits } from '@sluice/core'
 
 export type Json = { readonly [key: string]: unknown }
@@ -96,7 +94,7 @@ ${bodies.length > 0 ? `<h4>Body</h4><p>${prose(about)}</p>${bodies.join('')}` : 
 `
 }
 
-/** Refusals all look alike, and need no words; of the other answers the form is what one asks for. */
+/** Refusals all look alike, and need no words; of other answers the form is what one asks for. */
 function answerHtml(status: string, schema: Json): string {
   return status >= '400' ? '' : fieldsHtml(schema, 'answer') || ` ${typeHtml(schema)}`
 }
@@ -147,7 +145,7 @@ function sampleObject({ properties = {}, required = [] }: Json): Record<string, 
   return Object.fromEntries(shown.map(([name, field]) => [name, sample(field)]))
 }
 
-/** The fields of an object, of the objects in an array, or of each alternative; '' where there are none. */
+/** The fields of an object, of an array's objects, or of each alternative; '' = there are none. */
 function fieldsHtml(schema: Json, of: 'request' | 'answer'): string {
   const alternatives = schema['oneOf'] as Json[] | undefined
   if (alternatives) {
@@ -246,11 +244,14 @@ summary{cursor:pointer;overflow-wrap:anywhere}
 summary b{display:inline-block;min-width:4.5rem}
 summary span{color:color-mix(in srgb,currentColor 70%,transparent);margin-left:.5rem}
 .get{color:#1a7f37}.post{color:#0969da}.put{color:#9a6700}.delete{color:#cf222e}
-@media (prefers-color-scheme:dark){.get{color:#3fb950}.post{color:#58a6ff}.put{color:#d29922}.delete{color:#ff7b72}}
+@media (prefers-color-scheme:dark){
+.get{color:#3fb950}.post{color:#58a6ff}.put{color:#d29922}.delete{color:#ff7b72}}
 table{border-collapse:collapse;width:100%}
 td{border-top:1px solid #8883;padding:.2rem .5rem;vertical-align:top;overflow-wrap:anywhere}
 td:first-child{white-space:nowrap;width:1%}
 td table{margin:.3rem 0}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#8881;padding:.5rem;border-radius:.3rem}
-@media (max-width:40rem){td{display:block;border:0}td:first-child{width:auto;border-top:1px solid #8883;white-space:normal}td:empty{display:none}}
+@media (max-width:40rem){
+td{display:block;border:0}td:empty{display:none}
+td:first-child{width:auto;border-top:1px solid #8883;white-space:normal}}
 `
