@@ -64,9 +64,10 @@ export async function startContainer(settings) {
   return await start(dir, settings, {
     from: `Docker image ${IMAGE}`,
     command: (port) => [
-      ...['docker', 'run', '--rm', '--interactive', '--user', user],
+      // Not by the image's own entry point, which would give the files to another user.
+      ...['docker', 'run', '--rm', '--interactive', '--user', user, '--entrypoint', 'redis-server'],
       ...['--publish', `127.0.0.1:${port}:6379`, '--volume', `${dir}:/data`],
-      ...[IMAGE, 'redis-server', '-'],
+      ...[IMAGE, '-'],
     ],
     config: () => ['bind 0.0.0.0', 'port 6379', 'dir /data'],
   })

@@ -6,6 +6,7 @@
  * container. Tests stay apart by name: each gets a vhost of its own, so files run in parallel.
  * `privateRedis` is for tests that kill, pause, restart or fill the server.
  */
+import { spawnSync } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import type { TestContext } from 'node:test'
 import { Redis } from 'ioredis'
@@ -111,10 +112,15 @@ async function startShared(): Promise<string | undefined> {
   return `redis://127.0.0.1:${port}`
 }
 
-async function startContainer(): Promise<string | undefined> {
+/** A Redis in a container, removed with this process; undefined where no engine answers. */
+export async function startContainer(): Promise<string | undefined> {
   try {
     const { RedisContainer } = await import('@testcontainers/redis')
-    const container = await new RedisContainer('redis:7').start() // its reaper removes it
+    // A password, as the engine publishes the port on every address of the machine.
+    const container = await new RedisContainer('redis:7').withPassword(randomUUID()).start()
+    // Where the container that removes others may not run, this does.
+    const remove = ['rm', '--force', '--volumes', container.getId()]
+    process.on('exit', () => spawnSync('docker', remove, { stdio: 'ignore', timeout: 10_000 }))
     return container.getConnectionUrl()
   } catch {
     return undefined
