@@ -39,6 +39,7 @@ async function startBroker(say: (line: string) => void): Promise<Broker> {
       SLUICE_DATA_DIR: folder,
       SLUICE_HTTP_HOST: '127.0.0.1',
       SLUICE_HTTP_PORT: '0',
+      SLUICE_AMQP_PORT: '0',
       SLUICE_AMQP_HOST: '127.0.0.1',
       SLUICE_AMQP_PORT: '0',
       SLUICE_ADMIN_USER: 'admin',

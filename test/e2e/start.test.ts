@@ -46,6 +46,7 @@ async function newHome(t: TestContext, { fetched = true } = {}): Promise<Home> {
     XDG_CACHE_HOME: join(dir, 'cache'),
     SLUICE_DATA_DIR: join(dir, 'data'),
     SLUICE_HTTP_PORT: String(await freePort()),
+    SLUICE_AMQP_PORT: String(await freePort()),
   }
   const children: Started[] = []
   t.after(async () => {

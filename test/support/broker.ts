@@ -11,12 +11,14 @@ import { type Config, loadConfig } from '@sluice/config'
 import { type Deps, startBroker } from '@sluice/server'
 import { withRedis } from '@sluice/testkit'
 
-const PASSWORD = 'correct horse'
+export const PASSWORD = 'correct horse'
 export const AUTHORIZATION = `Bearer ${PASSWORD}`
 
 export interface TestBroker {
   /** e.g. http://127.0.0.1:43210 */
   readonly http: string
+  /** Where its other doors are, by name: amqp. */
+  readonly doors: Readonly<Record<string, string>>
   readonly deps: Deps
   /** A vhost of this test, declared, and deleted at its end. */
   readonly vhost: string
@@ -44,7 +46,7 @@ export interface Answer {
   readonly json: any
 }
 
-interface BrokerOptions {
+export interface BrokerOptions {
   /** Names of services; all unless told. */
   readonly services?: readonly string[]
   readonly env?: Record<string, string>
@@ -82,6 +84,7 @@ export async function withBroker(t: TestContext, options: BrokerOptions = {}): P
   }
   return {
     http: broker.http,
+    doors: broker.doors,
     deps: broker.deps,
     vhost,
     redisUrl,
@@ -95,6 +98,7 @@ export function configFor(redisUrl: string, env: Record<string, string> = {}): C
   return loadConfig({
     REDIS_URL: redisUrl,
     SLUICE_HTTP_PORT: '0',
+    SLUICE_AMQP_PORT: '0',
     SLUICE_ADMIN_PASSWORD: PASSWORD,
     SLUICE_LOG_LEVEL: 'silent',
     SLUICE_DRAIN_MS: '10000',

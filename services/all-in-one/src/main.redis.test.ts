@@ -53,7 +53,7 @@ async function environment(t: TestContext, redisUrl?: string) {
   const dataDir = await mkdtemp(join(tmpdir(), 'sluice-'))
   t.after(() => rm(dataDir, { recursive: true, force: true }))
   const url = redisUrl ?? (await withRedis(t)).url
-  return { REDIS_URL: url, SLUICE_HTTP_PORT: '0', SLUICE_DATA_DIR: dataDir }
+  return { REDIS_URL: url, SLUICE_HTTP_PORT: '0', SLUICE_AMQP_PORT: '0', SLUICE_DATA_DIR: dataDir }
 }
 
 test('help and version are printed without a Redis', async (t) => {
