@@ -41,7 +41,6 @@ async function startBroker(say: (line: string) => void): Promise<Broker> {
       SLUICE_HTTP_PORT: '0',
       SLUICE_AMQP_PORT: '0',
       SLUICE_AMQP_HOST: '127.0.0.1',
-      SLUICE_AMQP_PORT: '0',
       SLUICE_ADMIN_USER: 'admin',
       SLUICE_ADMIN_PASSWORD: password,
       SLUICE_LOG_LEVEL: 'error',

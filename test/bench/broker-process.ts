@@ -24,7 +24,6 @@ export function startServices(
     REDIS_URL: redisUrl,
     SLUICE_HTTP_PORT: '0',
     SLUICE_AMQP_PORT: '0',
-    SLUICE_AMQP_PORT: '0',
     SLUICE_ADMIN_PASSWORD: PASSWORD,
     SLUICE_LOG_LEVEL: 'warn',
   })
@@ -41,10 +40,15 @@ export async function startServer(
     env: { ...process.env, NODE_ENV: 'production', ...env },
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
   })
-  b.after(() => void child.kill('SIGTERM'))
-  const died = once(child, 'exit').then(([code]) => {
+  const ended = once(child, 'exit')
+  b.after(async () => {
+    child.kill('SIGTERM')
+    await ended // before the Redis that it uses
+  })
+  const died = ended.then(([code]) => {
     throw new Error(`${args.join(' ')} ended with ${code}`)
   })
+  died.catch(() => {}) // it ends with the bench
   const [message] = (await Promise.race([once(child, 'message'), died])) as [{ http: string }]
   return { url: message.http, pid: child.pid! }
 }
@@ -80,7 +84,8 @@ export async function fill(
   body: Buffer,
   messages: number,
 ): Promise<number> {
-  const running = await load(url, batchRequest(queue, 'x-ndjson', body), BATCH_CONNECTIONS)
+  const connections = messages > 10 * BATCH ? BATCH_CONNECTIONS : 1
+  const running = await load(url, batchRequest(queue, 'x-ndjson', body), connections)
   while (running.count() * BATCH < messages) await new Promise((resolve) => setTimeout(resolve, 20))
   await running.stop()
   if (running.wrong() > 0) throw new Error(`filling ${queue}: ${running.wrong()} wrong answers`)
