@@ -5,6 +5,33 @@
 import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
 
+/** A keep-alive socket for requests whose answers matter, one at a time. */
+export interface Connection {
+  /** Sends a request; resolves to the body of its answer. Rejects when that is not 200. */
+  ask(request: Buffer): Promise<string>
+  close(): void
+}
+
+export async function connectTo(url: string): Promise<Connection> {
+  const socket = await open(url)
+  let waiting: PromiseWithResolvers<string> | undefined
+  onAnswers(socket, (ok, body) => {
+    const text = body.toString()
+    if (ok) waiting?.resolve(text)
+    else waiting?.reject(new Error(`refused: ${text}`))
+  })
+  socket.on('close', () => waiting?.reject(new Error('the connection was closed')))
+  socket.on('error', () => {}) // 'close' follows
+  return {
+    ask(request) {
+      waiting = Promise.withResolvers()
+      socket.write(request)
+      return waiting.promise
+    },
+    close: () => socket.destroy(),
+  }
+}
+
 export interface Load {
   /** Answers so far, of any status. */
   readonly count: () => number
@@ -15,17 +42,10 @@ export interface Load {
 
 /** Sends `request` again and again over `connections` sockets. */
 export async function load(url: string, request: Buffer, connections: number): Promise<Load> {
-  const { hostname, port } = new URL(url)
   let answers = 0
   let wrong = 0
   let stopping = false
-  const sockets = await Promise.all(
-    Array.from({ length: connections }, async () => {
-      const socket = connect({ host: hostname, port: Number(port), noDelay: true })
-      await once(socket, 'connect')
-      return socket
-    }),
-  )
+  const sockets = await Promise.all(Array.from({ length: connections }, () => open(url)))
   const ended = sockets.map((socket) => once(socket, 'close'))
   for (const socket of sockets) {
     onAnswers(socket, (ok) => {
@@ -46,10 +66,17 @@ export async function load(url: string, request: Buffer, connections: number): P
   return { count: () => answers, wrong: () => wrong, stop }
 }
 
+async function open(url: string): Promise<Socket> {
+  const { hostname, port } = new URL(url)
+  const socket = connect({ host: hostname, port: Number(port), noDelay: true })
+  await once(socket, 'connect')
+  return socket
+}
+
 const HEAD_END = Buffer.from('\r\n\r\n')
 
 /** Calls back for each whole answer. */
-function onAnswers(socket: Socket, answered: (ok: boolean) => void): void {
+function onAnswers(socket: Socket, answered: (ok: boolean, body: Buffer) => void): void {
   let rest: Buffer | undefined
   socket.on('data', (chunk: Buffer) => {
     let bytes = rest === undefined ? chunk : Buffer.concat([rest, chunk])
@@ -60,8 +87,9 @@ function onAnswers(socket: Socket, answered: (ok: boolean) => void): void {
       const length = /\r\ncontent-length: (\d+)/i.exec(head)?.[1]
       const end = headEnd + HEAD_END.length + Number(length ?? 0)
       if (bytes.length < end) break
+      const body = bytes.subarray(headEnd + HEAD_END.length, end)
       bytes = bytes.subarray(end)
-      answered(head.startsWith('HTTP/1.1 200'))
+      answered(head.startsWith('HTTP/1.1 200'), body)
     }
     rest = bytes.length === 0 ? undefined : bytes
   })

@@ -8,15 +8,21 @@
  * one with a million messages waiting are measured in turn, round by round, so that noise hits all.
  * CPU is the router's own, per message.
  */
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
 import { privateRedis } from '@sluice/testkit'
 import { type Bench, bench, median, perSecond } from './bench.ts'
+import {
+  batchRequest,
+  cpuMicros,
+  declare,
+  fill,
+  headers,
+  type Server,
+  startServer,
+  startServices,
+} from './broker-process.ts'
 import { encodeRequest, load } from './http-load.ts'
 
 const BODY = Buffer.alloc(256, 'x')
-const PASSWORD = 'bench bench'
 const CONNECTIONS = 64
 const BATCH_CONNECTIONS = 4
 const BATCH = 1_000
@@ -28,10 +34,8 @@ app.post('/x', (req, res) => res.sendStatus(200))
 const server = app.listen(0, '127.0.0.1', () => process.send({ http: 'http://127.0.0.1:' + server.address().port }))
 `
 
-interface Target {
+interface Target extends Server {
   readonly name: string
-  readonly url: string
-  readonly pid: number
   readonly request: Buffer
   readonly connections: number
   /** Messages a request. */
@@ -40,13 +44,8 @@ interface Target {
 
 await bench('http', async (b) => {
   const redis = await privateRedis(b)
-  const router = await start(b, ['services/all-in-one/src/main.ts', 'router'], {
-    REDIS_URL: redis.url,
-    SLUICE_HTTP_PORT: '0',
-    SLUICE_ADMIN_PASSWORD: PASSWORD,
-    SLUICE_LOG_LEVEL: 'warn',
-  })
-  const express = await start(b, ['--input-type=module', '-e', BARE_EXPRESS], {})
+  const router = await startServices(b, ['router'], redis.url)
+  const express = await startServer(b, ['--input-type=module', '-e', BARE_EXPRESS], {})
   for (const queue of ['empty', 'deep']) await declare(router.url, queue)
 
   const publish = (queue: string): Target => ({
@@ -64,12 +63,7 @@ await bench('http', async (b) => {
   const batch = (queue: string, type: 'x-ndjson' | 'json'): Target => ({
     ...router,
     name: `batch of ${BATCH}, ${type}, ${queue} queue`,
-    request: encodeRequest(
-      'POST',
-      `/v1/vhosts/%2F/exchanges/amq.default/batch?routingKey=${queue}`,
-      headers(`application/${type}`),
-      batchBody(type),
-    ),
+    request: batchRequest(queue, type, BODY),
     connections: BATCH_CONNECTIONS,
     messages: BATCH,
   })
@@ -83,7 +77,7 @@ await bench('http', async (b) => {
 
   const backlog = b.short ? 10_000 : 1_000_000
   b.say(`storing ${backlog} messages`)
-  await fill(batch('deep', 'x-ndjson'), backlog)
+  await fill(router.url, 'deep', BODY, backlog)
 
   const targets = [
     bare,
@@ -138,59 +132,6 @@ async function oneRound(target: Target, ms: number): Promise<{ rate: number; cpu
   await running.stop()
   if (running.wrong() > 0) throw new Error(`${target.name}: ${running.wrong()} wrong answers`)
   return { rate, cpuMicros: spent / done }
-}
-
-async function fill({ url, request, connections }: Target, messages: number): Promise<void> {
-  const running = await load(url, request, connections)
-  while (running.count() * BATCH < messages) await new Promise((resolve) => setTimeout(resolve, 20))
-  await running.stop()
-}
-
-async function start(
-  b: Bench,
-  args: readonly string[],
-  env: Readonly<Record<string, string>>,
-): Promise<{ url: string; pid: number }> {
-  const child: ChildProcess = spawn(process.execPath, args, {
-    cwd: new URL('../..', import.meta.url),
-    env: { ...process.env, NODE_ENV: 'production', ...env },
-    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
-  })
-  b.after(() => void child.kill('SIGTERM'))
-  const died = once(child, 'exit').then(([code]) => {
-    throw new Error(`${args.join(' ')} ended with ${code}`)
-  })
-  const [message] = (await Promise.race([once(child, 'message'), died])) as [{ http: string }]
-  return { url: message.http, pid: child.pid! }
-}
-
-/** User and system time of a process so far. Linux; 0 elsewhere. */
-function cpuMicros(pid: number): number {
-  try {
-    const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
-      .replace(/^.*\) /s, '')
-      .split(' ')
-    return (Number(fields[11]) + Number(fields[12])) * 10_000 // ticks of 10 ms
-  } catch {
-    return 0
-  }
-}
-
-function headers(type: string): Record<string, string> {
-  return { Authorization: `Bearer ${PASSWORD}`, 'Content-Type': type }
-}
-
-function batchBody(type: 'x-ndjson' | 'json'): Buffer {
-  const messages = Array.from({ length: BATCH }, () => JSON.stringify({ body: BODY.toString() }))
-  return Buffer.from(type === 'json' ? `[${messages.join(',')}]` : messages.join('\n'))
-}
-
-async function declare(url: string, queue: string): Promise<void> {
-  const response = await fetch(`${url}/v1/vhosts/%2F/queues/${queue}`, {
-    method: 'PUT',
-    headers: headers('application/json'),
-  })
-  if (!response.ok) throw new Error(await response.text())
 }
 
 /** Starts the empty queue anew: what a round left must not weigh on the next. */
