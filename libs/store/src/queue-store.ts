@@ -17,6 +17,7 @@ import { unavailable } from './redis.ts'
 import * as scripts from './scripts.ts'
 import type { QueueSettings } from './settings.ts'
 import type { Slot } from './slot.ts'
+import { Waiters } from './waiters.ts'
 
 /** What a queue needs of the store that opened it. */
 export interface QueueContext {
@@ -82,10 +83,7 @@ export class QueueStore implements AppendTarget {
   readonly #leases: Leases
   readonly #appenders = new Map<number, Appender<QueueStore>>()
   readonly #plain: Appender<QueueStore>
-  /** Callers of `lease` that wait, oldest first. */
-  readonly #waiters: (() => void)[] = []
-  readonly #listeners = new Set<() => boolean>()
-  #look: NodeJS.Timeout | undefined
+  readonly #waiters = new Waiters(() => this.#passOn())
   #settings!: QueueSettings
   scriptOptions = ''
   scriptLimits = ''
@@ -183,13 +181,17 @@ export class QueueStore implements AppendTarget {
    * Leases up to `max` messages, waiting up to `waitMs` for the first.
    * Throws queue_not_found, store_unavailable (once waiting no longer helps).
    */
-  async lease(options: LeaseOptions): Promise<LeasedMessage[]> {
+  lease(options: LeaseOptions): Promise<LeasedMessage[]> {
+    return this.#waiters.during(() => this.#lease(options))
+  }
+
+  async #lease(options: LeaseOptions): Promise<LeasedMessage[]> {
     const { max, leaseMs, waitMs, signal } = options
     const consumer = options.consumer.replace(/[\r\n]/g, ' ')
     const until = performance.now() + waitMs
     for (;;) {
       const leftMs = until - performance.now()
-      const joins = leftMs <= 0 ? 0 : this.#waiters.length > 0 ? 2 : 1
+      const joins = leftMs <= 0 ? 0 : this.#waiters.count > 0 ? 2 : 1
       const taken = await this.#takeFor(max, leaseMs, consumer, joins, leftMs)
       if (taken && taken.messages.length > 0) {
         const leased = taken.messages.map(leasedMessage)
@@ -202,8 +204,9 @@ export class QueueStore implements AppendTarget {
       // A pass is bounded: what it looks for may be behind what it unpacked.
       if (taken?.wakeMs === 0) continue
       if (leftMs <= 0) return []
+      if (this.#waiters.takeHint()) continue
       const wakeMs = taken ? (taken.wakeMs >= 0 ? taken.wakeMs : leftMs) : RETRY_MS
-      await this.#wait(Math.min(leftMs, wakeMs), signal)
+      await this.#waiters.wait(Math.min(leftMs, wakeMs), signal)
     }
   }
 
@@ -217,18 +220,19 @@ export class QueueStore implements AppendTarget {
    * answers whether it has use for the message; otherwise the hint goes on to whoever has.
    */
   watch(listener: () => boolean): () => void {
-    this.#listeners.add(listener)
-    return () => this.#listeners.delete(listener)
+    return this.#waiters.listen(listener)
   }
 
   /** A hint that something arrived. Passed on when nobody here waits any more. */
   wake(): void {
-    for (const listener of this.#listeners) {
-      if (listener()) return
-    }
-    const [waiter] = this.#waiters
-    if (waiter) waiter()
-    else this.#take(0, 0, '', 0).catch(this.#context.report)
+    this.#waiters.wake()
+  }
+
+  #passOn(): void {
+    this.#take(0, 0, '', 0).catch((error) => {
+      const deleted = error instanceof BrokerError && error.code === 'queue_not_found'
+      if (!deleted) this.#context.report(error)
+    })
   }
 
   /**
@@ -475,28 +479,6 @@ export class QueueStore implements AppendTarget {
 
   #gone(): BrokerError {
     return new BrokerError('queue_not_found', `There is no queue '${this.name}'.`)
-  }
-
-  /** Until a hint, a look at the queue, `ms` or the signal, whichever comes first. */
-  #wait(ms: number, signal: AbortSignal | undefined): Promise<void> {
-    return new Promise((resolve) => {
-      const done = () => {
-        clearTimeout(timer)
-        signal?.removeEventListener('abort', done)
-        const at = this.#waiters.indexOf(done)
-        if (at >= 0) this.#waiters.splice(at, 1)
-        if (this.#waiters.length === 0) {
-          clearInterval(this.#look)
-          this.#look = undefined
-        }
-        resolve()
-      }
-      const timer = setTimeout(done, ms)
-      // A hint may be lost: one waiter a second looks for all of them.
-      this.#look ??= setInterval(() => this.#waiters[0]?.(), limits.IDLE_LOOK_MS)
-      signal?.addEventListener('abort', done, { once: true })
-      this.#waiters.push(done)
-    })
   }
 
   async #run<T>(reply: Promise<T>): Promise<T> {

@@ -58,8 +58,15 @@ export class Slot {
       }
     })
     await this.#take()
+    let beating = false // the last one may still wait for its reply
     this.#timer = setInterval(() => {
-      this.#beat().catch(this.#report)
+      if (beating) return
+      beating = true
+      this.#beat()
+        .catch(this.#report)
+        .finally(() => {
+          beating = false
+        })
     }, limits.SLOT_HEARTBEAT_MS)
     this.#timer.unref()
   }
@@ -125,8 +132,13 @@ export class Slot {
     await this.#redis.sadd(ALL, name)
     await this.#subscriber.subscribe(wakeChannel(name))
     if (previous !== '') await this.#subscriber.unsubscribe(wakeChannel(previous))
+    const bases = [...this.#queues.keys()]
     this.#queues = new Map()
     this.#name = name
+    if (bases.length === 0) return
+    // Since it was taken for dead and perhaps forgotten, more may have been taken in its name.
+    await this.#redis.sadd(queuesKey(previous), ...bases)
+    await this.#redis.sadd(ALL, previous)
   }
 
   async #beat(): Promise<void> {
