@@ -7,7 +7,8 @@
  *   e2e, chaos, bench   that folder of test/, at full length
  *
  * All test files share one Redis without persistence, as REDIS_URL; those that must own a server
- * start one (libs/testkit). The first step that fails ends the run, with exit code 1.
+ * start one (libs/testkit). A step that fails does not keep the others from running; the exit code
+ * is 1 if any did.
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -36,6 +37,7 @@ const folder = mkdtempSync(join(tmpdir(), 'sluice-test-'))
 const started = performance.now()
 let current: ReturnType<typeof spawn> | undefined
 let interrupted = false
+const failed: string[] = []
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.on(signal, () => {
     interrupted = true
@@ -50,7 +52,7 @@ async function main(): Promise<number> {
     if (kind === 'check') await check()
     else await withSharedRedis(runKind)
     report()
-    return 0
+    return failed.length === 0 ? 0 : 1
   } catch (error) {
     report()
     process.stderr.write(`\n${error instanceof Error ? error.message : error}\n`)
@@ -114,7 +116,7 @@ function find(patterns: readonly string[]): string[] {
     .sort()
 }
 
-/** Runs a command to its end; throws when it fails. */
+/** Runs a command to its end, and remembers when it failed. */
 async function step(
   name: string,
   command: string,
@@ -131,8 +133,9 @@ async function step(
   })
   const [code, signal] = (await once(current, 'close')) as [number | null, string | null]
   const seconds = ((performance.now() - begun) / 1_000).toFixed(1)
-  if (code !== 0) throw new Error(`${name}: failed (${signal ?? `exit code ${code}`})`)
-  process.stdout.write(`== ${name}: ${seconds} s\n`)
+  const outcome = code === 0 ? 'passed' : `failed (${signal ?? `exit code ${code}`})`
+  process.stdout.write(`== ${name}: ${outcome}, ${seconds} s\n`)
+  if (code !== 0) failed.push(name)
 }
 
 async function withSharedRedis(run: () => Promise<void>): Promise<void> {
@@ -151,5 +154,7 @@ function report(): void {
   const skipped = globSync(join(folder, '*.skipped')).map((file) => readFileSync(file, 'utf8'))
   const lines = skipped.join('').trim()
   process.stdout.write(lines === '' ? '\nNothing was skipped.\n' : `\nSkipped:\n${lines}\n`)
-  process.stdout.write(`${Math.round((performance.now() - started) / 1_000)} s in all.\n`)
+  const seconds = Math.round((performance.now() - started) / 1_000)
+  const outcome = failed.length === 0 ? 'Everything passed' : `Failed: ${failed.join(', ')}`
+  process.stdout.write(`${outcome}. ${seconds} s in all.\n`)
 }
