@@ -182,11 +182,16 @@ export class Connection {
 
   /**
    * Closes an open connection for a reason of ours (320 CONNECTION_FORCED for an operator's or a
-   * shutdown's). One that is not open yet is cut off.
+   * shutdown's), and cuts it off when the client does not agree soon. One that is not open yet is
+   * cut off at once.
    */
   close(error: AmqpError): void {
-    if (this.running) this.#closeWith(error)
-    else if (this.#state !== 'closing' && this.#state !== 'closed') this.#socket.destroy()
+    if (this.running) {
+      this.#closeWith(error)
+      this.#expire(Math.min(this.#closeMs, limits.AMQP_FORCED_CLOSE_MS_MAX))
+    } else if (this.#state !== 'closing' && this.#state !== 'closed') {
+      this.#socket.destroy()
+    }
   }
 
   /**

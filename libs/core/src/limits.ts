@@ -92,6 +92,9 @@ export const AMQP_FAILURE_DELAY_MS = 3_000
 /** AMQP: a peer that was told to close has this long to agree. */
 export const AMQP_CLOSE_MS_MAX = 30_000
 
+/** AMQP: the same when the server stops, which must not wait long for one silent client. */
+export const AMQP_FORCED_CLOSE_MS_MAX = 3_000
+
 /** AMQP: largest frame before tuning: room for a client's properties and a token as password. */
 export const AMQP_HANDSHAKE_FRAME_MAX = 16 * 1024
 
