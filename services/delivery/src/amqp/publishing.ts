@@ -9,6 +9,7 @@ import {
   type Channel,
   decodeProperties,
   encodeProperties,
+  METHOD_IDS,
   REPLY_CODES,
 } from '@sluice/amqp'
 import { DEFAULT_EXCHANGE, type Message } from '@sluice/core'
@@ -88,7 +89,8 @@ export class Publishing implements PublishReply {
     this.#channel.connection.waiting(-sizeOf(message))
     if (outcome === 'exchange-missing') {
       const { vhost } = this.#session
-      this.#channel.fail(notFound(`no exchange '${message.exchange}' in vhost '${vhost}'`))
+      const why = notFound(`no exchange '${message.exchange}' in vhost '${vhost}'`)
+      this.#channel.fail(why, METHOD_IDS['basic.publish'])
       done?.(false)
       return
     }
@@ -101,6 +103,7 @@ export class Publishing implements PublishReply {
       // Nobody hears of a nack here, and silence would be a loss.
       this.#channel.fail(
         new AmqpError(REPLY_CODES.internalError, `a message could not be stored (${outcome})`),
+        METHOD_IDS['basic.publish'],
       )
     }
   }

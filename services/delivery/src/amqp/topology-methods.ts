@@ -20,16 +20,17 @@ export async function declareExchange(
   session: Session,
   method: Method<'exchange.declare'>,
 ): Promise<void> {
-  const { exchange: name, type, durable, autoDelete, internal } = method
+  const { type, durable, autoDelete, internal } = method
   const { topology } = session.context.deps
+  const name = clean(method.exchange)
   checkNotDefault(name)
   if (method.passive) {
     await topology.refresh()
-    if (!topology.table.exchange(session.vhost, clean(name))) throw noExchange(session, name)
+    if (!topology.table.exchange(session.vhost, name)) throw noExchange(session, name)
     return
   }
   if (!EXCHANGE_TYPES.includes(type as ExchangeType)) {
-    throw precondition(`invalid exchange type '${type}'`)
+    throw precondition(`unknown exchange type '${type}'`) // 32
   }
   await topology.declareExchange(session.vhost, {
     name,
@@ -45,8 +46,13 @@ export async function deleteExchange(
   session: Session,
   { exchange, ifUnused }: Method<'exchange.delete'>,
 ): Promise<void> {
-  checkNotDefault(exchange)
-  await session.context.deps.topology.deleteExchange(session.vhost, exchange, { ifUnused })
+  const { vhost } = session
+  const name = clean(exchange)
+  checkNotDefault(name)
+  if (name.startsWith(RESERVED_PREFIX)) {
+    throw refused(`deletion of system exchange '${name}' in vhost '${vhost}' not allowed`) // 30
+  }
+  await session.context.deps.topology.deleteExchange(vhost, name, { ifUnused })
 }
 
 export async function bindExchange(
