@@ -105,8 +105,8 @@ export class Connection {
   #state: State = 'header'
   #greeting: Buffer = Buffer.alloc(0)
   readonly #channels = new Map<number, Channel>()
-  /** Numbers of channels that were closed: late acknowledgements for them are no error. */
-  readonly #used = new Set<number>()
+  /** Numbers of channels that were closed, as bits: late acknowledgements for them are no error. */
+  #used: Uint8Array | undefined
   /** Channels whose number is free and whose handlers are not done. */
   readonly #ends = new Set<Promise<void>>()
   #last: Channel | undefined
@@ -245,7 +245,8 @@ export class Connection {
     }
     if (this.#channels.get(channel.id) !== channel) return
     this.#channels.delete(channel.id)
-    this.#used.add(channel.id)
+    this.#used ??= new Uint8Array(65_536 / 8)
+    this.#used[channel.id >> 3]! |= 1 << (channel.id & 7)
     this.#last = undefined
   }
 
@@ -341,7 +342,7 @@ export class Connection {
       }
       const methodId = type === FRAME.method ? readMethodId(payload) : 0
       if (methodId !== METHOD_IDS['channel.open']) {
-        if (this.#used.has(id) && SETTLES.has(methodId)) return
+        if (this.#wasOpen(id) && SETTLES.has(methodId)) return
         throw type === FRAME.method
           ? new AmqpError(REPLY_CODES.channelError, "expected 'channel.open'", methodId)
           : new AmqpError(
@@ -365,6 +366,10 @@ export class Connection {
     } catch (error) {
       this.fail(error)
     }
+  }
+
+  #wasOpen(id: number): boolean {
+    return this.#used !== undefined && (this.#used[id >> 3]! & (1 << (id & 7))) !== 0
   }
 
   // Channel 0

@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { FrameReader } from './frame-reader.ts'
 
 function frame(type: number, channel: number, payload: string): Buffer {
@@ -89,5 +91,25 @@ test('tuning takes effect for the frames that follow', () => {
   const reader = new FrameReader(4096, () => frames++)
   reader.tune(8192)
   reader.push(frame(3, 1, 'x'.repeat(8_000)))
+  assert.equal(frames, 1)
+})
+
+test('a frame that comes octet by octet holds little more than its size', () => {
+  setFlagsFromString('--expose-gc')
+  const collect: () => void = runInNewContext('gc')
+  let frames = 0
+  const reader = new FrameReader(131_072, () => frames++)
+  const whole = frame(3, 1, 'x'.repeat(131_000))
+  collect()
+  const before = process.memoryUsage().heapUsed
+  for (let at = 0; at < whole.length - 1; at++) {
+    const octet = Buffer.allocUnsafeSlow(1)
+    octet[0] = whole[at]!
+    reader.push(octet)
+  }
+  collect()
+  const grown = process.memoryUsage().heapUsed - before
+  assert(grown < 2_000_000, `${grown} bytes for a frame of 131,000`)
+  reader.push(whole.subarray(-1))
   assert.equal(frames, 1)
 })
