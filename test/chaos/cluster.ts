@@ -1,0 +1,70 @@
+/**
+ * A broker as it is deployed, in small: two processes of each service and a Redis of their own, with
+ * a wire that can be broken before each.
+ */
+
+import type { TestContext } from 'node:test'
+import { type PrivateRedis, privateRedis } from '@sluice/testkit'
+import { type HttpClient, httpClient } from '../support/http.ts'
+import { type ServiceProcess, startProcess } from '../support/processes.ts'
+import { type TcpProxy, tcpProxy } from '../support/tcp-proxy.ts'
+
+/** One process, with the wires to Redis and from its clients. */
+export interface Node {
+  readonly process: ServiceProcess
+  readonly redisWire: TcpProxy
+  readonly httpWire: TcpProxy
+  readonly client: HttpClient
+  /** Starts it again where it was: clients keep their address. */
+  restart(): Promise<void>
+}
+
+export interface Cluster {
+  readonly redis: PrivateRedis
+  readonly nodes: readonly Node[]
+  readonly routers: readonly HttpClient[]
+  readonly doors: readonly HttpClient[]
+  /** What a process did that no fault asked for. */
+  readonly crashes: string[]
+}
+
+const SERVICES = ['router', 'delivery', 'reaper'] as const
+
+export async function startCluster(t: TestContext, fsync: 'always' | 'everysec'): Promise<Cluster> {
+  const redis = await privateRedis(t, { fsync })
+  const crashes: string[] = []
+  const names = SERVICES.flatMap((service) => [`${service} 1`, `${service} 2`])
+  const starts = names.map((name) => startNode(t, name, redis.port, crashes))
+  await Promise.allSettled(starts) // none may start while the test already ends
+  const nodes = await Promise.all(starts)
+  const clients = (service: string) =>
+    nodes.filter(({ process }) => process.name.startsWith(service)).map(({ client }) => client)
+  return { redis, nodes, routers: clients('router'), doors: clients('delivery'), crashes }
+}
+
+async function startNode(
+  t: TestContext,
+  name: string,
+  redisPort: number,
+  crashes: string[],
+): Promise<Node> {
+  const redisWire = await tcpProxy(redisPort)
+  const process = await startProcess(t, {
+    name,
+    services: [name.split(' ')[0]!],
+    redisUrl: `redis://127.0.0.1:${redisWire.port}`,
+    env: { SLUICE_REAPER_PASS_MS: '200', SLUICE_REAPER_SWEEP_MS: '5000' },
+  })
+  process.onCrash = (what) => crashes.push(what)
+  const httpWire = await tcpProxy(Number(new URL(process.http).port))
+  const client = httpClient(`http://127.0.0.1:${httpWire.port}`)
+  t.after(async () => {
+    client.close()
+    await Promise.all([redisWire.close(), httpWire.close()])
+  })
+  const restart = async () => {
+    await process.restart()
+    httpWire.target = Number(new URL(process.http).port)
+  }
+  return { process, redisWire, httpWire, client, restart }
+}
