@@ -2,6 +2,7 @@
  * The reaper's side of the maintenance jobs (libs/store/src/jobs.ts): BullMQ hands each to one
  * reaper, and to another when that one dies.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { onAbort, type Report, type Start } from '@sluice/core'
 import type { Deps } from '@sluice/server'
 import {
@@ -26,6 +27,10 @@ const CONCURRENCY = 2
 /** A reaper that dies gives its job back after this, plus a look of another one. */
 const LOCK_MS = 10_000
 const STALLED_LOOK_MS = 5_000
+/** BullMQ's own 20 s would hold back the stop of a process, which waits for the connection. */
+const RECONNECT_MS_MAX = 500
+/** A reaper that is told to stop while Redis is away waits for it this long. */
+const RECONNECT_WAIT_MS_MAX = 3_000
 /** Reapers that may die over one job. */
 const STALLED_MAX = 100
 /** The scheduler is put back within this if Redis lost it. */
@@ -40,7 +45,12 @@ export function maintenance(
 ): Start {
   return async (signal) => {
     const worker = new Worker(JOBS_QUEUE, (job, token) => work(deps, job, token, signal), {
-      connection: { url: redisUrl, maxRetriesPerRequest: null, replyMapping: 'legacy' },
+      connection: {
+        url: redisUrl,
+        maxRetriesPerRequest: null,
+        replyMapping: 'legacy',
+        retryStrategy: (attempt) => Math.min(50 * attempt, RECONNECT_MS_MAX),
+      },
       prefix: JOBS_PREFIX,
       concurrency: CONCURRENCY,
       lockDuration: LOCK_MS,
@@ -57,11 +67,25 @@ export function maintenance(
     )
     const stopped = new Promise<void>((resolve) => onAbort(signal, resolve))
     const closed = stopped.then(async () => {
-      await worker.close() // waits for the jobs under way, which lay down their work
+      await closeWorker(worker) // waits for the jobs under way, which lay down their work
       await schedule.closed
     })
     return { closed }
   }
+}
+
+/**
+ * Closes a worker. BullMQ waits for ever for the end of a connection that is just being made again,
+ * so that is waited for here first; when Redis stays away, the connections are cut.
+ */
+async function closeWorker(worker: Worker): Promise<void> {
+  const connected = worker.backend.reconnectBlocking().then(
+    () => true,
+    () => false,
+  )
+  const late = sleep(RECONNECT_WAIT_MS_MAX, false, { ref: false })
+  const cut = !(await Promise.race([connected, late]))
+  await worker.close(cut)
 }
 
 async function work(

@@ -1,0 +1,45 @@
+/** The worker of the maintenance jobs when its Redis is away. */
+import { type TestContext, test } from 'node:test'
+import { openStore } from '@sluice/store'
+import { Metrics } from '@sluice/telemetry'
+import { privateRedis, waitFor } from '@sluice/testkit'
+import { openTopology } from '@sluice/topology'
+import { maintenance } from './maintenance.ts'
+
+/** A worker that has noticed that its Redis is gone. */
+async function cutOff(t: TestContext) {
+  const redis = await privateRedis(t)
+  const errors: unknown[] = []
+  const report = (error: unknown) => void errors.push(error)
+  const store = await openStore({ url: redis.url, report })
+  const topology = await openTopology(store, report)
+  const metrics = new Metrics()
+  t.after(async () => {
+    await metrics.close()
+    await topology.close()
+    await store.close()
+  })
+  const stop = new AbortController()
+  const options = { redisUrl: redis.url, sweepMs: 60_000 }
+  const { closed } = await maintenance({ store, topology, metrics }, options, report)(stop.signal)
+  const schedule = '{sluice}:jobs:maintenance:repeat'
+  await waitFor(async () => (await redis.redis.exists(schedule)) === 1, { what: 'the schedule' })
+  await redis.kill9()
+  await waitFor(() => errors.some((error) => String(error).includes('ECONNREFUSED')), {
+    what: 'the worker to notice',
+  })
+  return { redis, stop, closed }
+}
+
+test('it stops in order while Redis is away', { timeout: 20_000 }, async (t) => {
+  const { stop, closed } = await cutOff(t)
+  stop.abort()
+  await closed
+})
+
+test('it stops in order right after Redis came back', { timeout: 20_000 }, async (t) => {
+  const { redis, stop, closed } = await cutOff(t)
+  await redis.restart()
+  stop.abort()
+  await closed
+})
