@@ -11,7 +11,7 @@ RUN --mount=type=secret,id=extra_ca,target=/run/extra-ca.pem \
     && npm cache clean --force \
     && install -d -o node -g node /data
 USER node
-ENV NODE_ENV=production SLUICE_HTTP_HOST=0.0.0.0 SLUICE_DATA_DIR=/data
+ENV NODE_ENV=production SLUICE_HTTP_HOST=0.0.0.0 SLUICE_AMQP_HOST=0.0.0.0 SLUICE_DATA_DIR=/data
 VOLUME /data
-EXPOSE 8080
+EXPOSE 8080 5672
 ENTRYPOINT ["node", "services/all-in-one/src/main.ts"]
