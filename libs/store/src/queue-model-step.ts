@@ -1,4 +1,4 @@
-/** One random step of queue-model.redis.test.ts, as drawn: nothing in it depends on what came before. */
+/** One random step of queue-model.redis.test.ts, as drawn: it knows nothing of what came before. */
 import type { LeaseSettlement } from './index.ts'
 import type { Duration } from './queue-model.ts'
 

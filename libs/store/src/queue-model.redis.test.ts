@@ -1,10 +1,10 @@
 /**
  * Random sequences of everything a queue can do, against a model in memory.
  *
- * Method: two processes on one queue. After each step the model says what must have happened, the
- * whole queue is read from Redis and compared message by message, and the invariant is checked. Time
- * is Redis's and cannot be set, so durations are 1 ms or an hour, and a step that used a short one
- * is over only when that one is. RUNS= sets how many sequences a test tries, SEED= replays them.
+ * Method: two processes on one queue. After each step the model says what must have happened,
+ * the whole queue is read from Redis and compared message by message, and the invariant is checked.
+ * Time is Redis's and cannot be set, so durations are 1 ms or an hour, and a step that used a short
+ * one is over only when that one is. RUNS= sets how many sequences a test tries, SEED= replays them.
  */
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
@@ -15,7 +15,7 @@ import { QueueRun } from './queue-model-run.ts'
 import type { Step } from './queue-model-step.ts'
 import { HOUR_MS, recordOf } from './test-queue.ts'
 
-const RUNS = Number(process.env['RUNS'] ?? 12)
+const RUNS = Number(process.env['RUNS'] ?? 25)
 const STEPS_MAX = 40
 
 const by = fc.nat({ max: 1 })

@@ -1,8 +1,8 @@
 /**
  * A queue as it should be, in memory: the oracle of queue-model.redis.test.ts.
  *
- * It knows no logs, batches or scripts, only messages and where each must be. What a queue is free to
- * choose (how many messages a slot gets, when an expired one is found) the model checks against the
+ * It knows no logs, batches or scripts, only messages and where each must be. What a queue is free
+ * to choose (how many messages a slot gets, when an expired one is found) the model checks against the
  * rules and then takes over from the real one. Durations come in two kinds: soon, over before the
  * next step begins, and long, never over.
  */
@@ -194,13 +194,17 @@ export class QueueModel {
     Object.assign(message, { soon: false, slot: '', token: '', batch: undefined })
   }
 
-  /** Ready messages that may be handed out: alive, and nothing of their key is out. */
+  /**
+   * Ready messages that may be handed out: alive, nothing of their key out. A key's head goes
+   * before the others of its key, also where those have a higher level.
+   */
   deliverable(heads: ReadonlyMap<string, ModelMessage>): ModelMessage[] {
     const alive = this.in('ready').filter(({ ttl }) => ttl !== 'soon')
     if (!this.settings.ordered) return alive
-    return alive.filter(({ key }) => {
-      const head = heads.get(key)
-      return key === '' || !head || (head.place !== 'held' && head.place !== 'delayed')
+    return alive.filter((message) => {
+      const head = heads.get(message.key)
+      if (message.key === '' || !head || head === message) return true
+      return head.place !== 'held' && head.place !== 'delayed' && !alive.includes(head)
     })
   }
 
@@ -229,7 +233,9 @@ export class QueueModel {
         }
         const behind =
           first === 'highest level' ? other.level > message.level : other.level < message.level
-        const blocked = ordered && other.key !== '' && chosen.some(({ key }) => key === other.key)
+        const ahead = (candidate: ModelMessage) =>
+          candidate.key === other.key && (chosen.includes(candidate) || candidate.overtakes)
+        const blocked = ordered && other.key !== '' && deliverable.some(ahead)
         assert.ok(blocked || !behind, `${name} went before ${this.body(other)} of another level`)
         const sameLine = other.level === message.level && (!ordered || other.key === message.key)
         const overtaken = sameLine && !other.overtakes && other.position < message.position
@@ -241,7 +247,7 @@ export class QueueModel {
   /**
    * Compares with what is in Redis.
    *
-   * @param may what the step was free to do: end messages that have expired, drop those at the head.
+   * @param may what the step was free to do: end messages that have expired, drop the oldest.
    */
   compare(found: Inventory, may: { expire?: boolean; drop?: boolean } = {}): void {
     const there = locate(found)

@@ -54,7 +54,8 @@ if ARGV[9] ~= '' then
 end
 local ready, bytes = tonumber(meta[4]), tonumber(meta[5])
 local size = #records - 4 * total
-local fits = (maxLength < 0 or ready + total <= maxLength) and (maxBytes < 0 or bytes + size <= maxBytes)
+local fits = (maxLength < 0 or ready + total <= maxLength)
+  and (maxBytes < 0 or bytes + size <= maxBytes)
 
 local function header(n)
   return struct.pack('>BHddd', 1, n, now, soonest, queueExpires)

@@ -258,8 +258,8 @@ local function eachRecord(blob, bitmap, visit)
   local at = BATCH_HEADER + 1
   for index = 0, records - 1 do
     local size = struct.unpack('>I4', blob, at)
-    local gone = bitmap
-      and bit.band(string.byte(bitmap, math.floor(index / 8) + 1) or 0, bit.lshift(1, index % 8)) ~= 0
+    local mask = bitmap and string.byte(bitmap, math.floor(index / 8) + 1) or 0
+    local gone = bit.band(mask, bit.lshift(1, index % 8)) ~= 0
     if not gone then
       local value = struct.pack('>dd', time, expiryOf(blob, at + 4, time, expires))
         .. string.sub(blob, at + 4, at + 3 + size)

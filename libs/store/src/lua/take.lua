@@ -131,8 +131,8 @@ local function settleIn(ref, value)
 end
 
 -- Whole batches of a level for the slot; splits one that does not fit or holds expired records.
--- Batches are about as large as the last one: one that will not fit what is left of the credit waits
--- for the next take, since a split costs some ten times a whole batch. Lower levels wait with it.
+-- Batches are about as large as the last one: one that will not fit what is left of the credit
+-- waits for the next take, since a split costs some ten times a whole batch. Lower levels wait too.
 local waits = false
 local function takeBatches(level)
   local log = logOf(level)
