@@ -5,12 +5,14 @@ import { readFileSync } from 'node:fs'
 import type { Bench } from './bench.ts'
 import { encodeRequest, load } from './http-load.ts'
 
-const PASSWORD = 'bench bench'
+export const PASSWORD = 'bench bench'
 const BATCH = 1_000
 const BATCH_CONNECTIONS = 4
 
 export interface Server {
   readonly url: string
+  /** Where it listens for AMQP; '' = nowhere. */
+  readonly amqp: string
   readonly pid: number
 }
 
@@ -49,8 +51,10 @@ export async function startServer(
     throw new Error(`${args.join(' ')} ended with ${code}`)
   })
   died.catch(() => {}) // it ends with the bench
-  const [message] = (await Promise.race([once(child, 'message'), died])) as [{ http: string }]
-  return { url: message.http, pid: child.pid! }
+  const [message] = (await Promise.race([once(child, 'message'), died])) as [
+    { http: string; amqp?: string },
+  ]
+  return { url: message.http, amqp: message.amqp ?? '', pid: child.pid! }
 }
 
 /** User and system time of a process so far. Linux; 0 elsewhere. */
