@@ -73,7 +73,7 @@ async function serve({ node, data, redis, stop }) {
 
   child.on('message', (message) => {
     if (typeof message !== 'object' || message === null || !('http' in message)) return
-    welcome(String(message.http), data).catch((error) => {
+    welcome(/** @type {{ http: string }} */ (message), data).catch((error) => {
       if (!stop.first.aborted) say(`the queue ${QUEUE} could not be declared: ${error.message}`)
     })
   })
@@ -99,10 +99,10 @@ async function serve({ node, data, redis, stop }) {
 /**
  * Declares the queue of the example and says where everything is.
  *
- * @param {string} http
+ * @param {{ http: string, amqp?: string }} doors
  * @param {string} data
  */
-async function welcome(http, data) {
+async function welcome({ http, amqp }, data) {
   const base = http.replace('//0.0.0.0:', '//127.0.0.1:').replace('//[::]:', '//[::1]:')
   const user = process.env.SLUICE_ADMIN_USER || 'admin'
   const given = process.env.SLUICE_ADMIN_PASSWORD
@@ -125,6 +125,7 @@ async function welcome(http, data) {
 Sluice serves.
 
   API          ${base}/v1      described at ${base}/docs
+  AMQP 0-9-1   ${amqp ?? 'not served'}
   health       ${base}/readyz
   metrics      ${base}/metrics
   credential   ${user}, ${given ? 'with the password in SLUICE_ADMIN_PASSWORD' : `${password}      kept in ${file}`}

@@ -22,12 +22,10 @@ export {
   SWEEP_JOB,
 } from './jobs.ts'
 export { parseQueueBase, TOPOLOGY_BASE } from './keys.ts'
-export type { LeaseSettlement, SettleOutcome } from './leases.ts'
+export type { LeasedMessage, LeaseOptions, LeaseSettlement, SettleOutcome } from './leases.ts'
 export type { QueueStats } from './queue-stats.ts'
 export {
   type HeldReturn,
-  type LeasedMessage,
-  type LeaseOptions,
   type MessageState,
   type QueueReply,
   QueueStore,

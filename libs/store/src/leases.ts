@@ -1,5 +1,5 @@
 /**
- * Settling leases: what is settled in one event-loop turn goes to Redis in one script call a kind.
+ * Leases, and settling them: what is settled in one event-loop turn goes to Redis in one script call a kind.
  *
  * A token is the message's ref and how often it had been delivered, `ref.count`. Whoever has it may
  * settle, from any process; once the lease has lapsed and was taken back, or was settled, the token
@@ -7,9 +7,44 @@
  */
 import { limits, retryDelayMs } from '@sluice/core'
 import type { QueueContext } from './queue-store.ts'
+import type { MessageRecord } from './record.ts'
 import { unavailable } from './redis.ts'
-import { giveBack, settle } from './scripts.ts'
+import { giveBack, settle, type TakenMessage } from './scripts.ts'
 import type { QueueSettings } from './settings.ts'
+
+export interface LeasedMessage {
+  /** What settles it. */
+  readonly token: string
+  /** Its position; names it in lists. */
+  readonly id: string
+  readonly record: MessageRecord
+  /** Deliveries so far, this one included. */
+  readonly deliveryCount: number
+  readonly failedCount: number
+  readonly redelivered: boolean
+}
+
+export interface LeaseOptions {
+  readonly max: number
+  readonly leaseMs: number
+  /** How long to wait for a first message; 0 answers at once. */
+  readonly waitMs: number
+  /** Kept with the message to tell who had it. */
+  readonly consumer: string
+  readonly signal?: AbortSignal
+}
+
+/** A message as take.lua or pick.lua handed it out. */
+export function leasedMessage({ ref, acquired, failed, record }: TakenMessage): LeasedMessage {
+  return {
+    token: `${ref}.${acquired}`,
+    id: ref,
+    record,
+    deliveryCount: acquired,
+    failedCount: failed,
+    redelivered: acquired > 1,
+  }
+}
 
 export type LeaseSettlement = { readonly token: string } & (
   | { readonly outcome: 'ack' }

@@ -10,9 +10,15 @@ import { BrokerError, type Durability, limits, type Report } from '@sluice/core'
 import type { Redis } from 'ioredis'
 import { Appender, type AppendReply, type AppendTarget } from './appender.ts'
 import { queueBase } from './keys.ts'
-import { type LeaseSettlement, Leases, type SettleOutcome } from './leases.ts'
+import {
+  type LeasedMessage,
+  type LeaseOptions,
+  type LeaseSettlement,
+  Leases,
+  leasedMessage,
+  type SettleOutcome,
+} from './leases.ts'
 import { type QueueStats, readStats } from './queue-stats.ts'
-import type { MessageRecord } from './record.ts'
 import { unavailable } from './redis.ts'
 import * as scripts from './scripts.ts'
 import type { QueueSettings } from './settings.ts'
@@ -36,28 +42,6 @@ export interface QueueContext {
   /** A connection that waits for replicas (WAIT blocks what comes behind it). */
   readonly replicated: () => Redis
   readonly timeouts: { readonly appendMs: number; readonly replicaMs: number }
-}
-
-export interface LeasedMessage {
-  /** What settles it. */
-  readonly token: string
-  /** Its position; names it in lists. */
-  readonly id: string
-  readonly record: MessageRecord
-  /** Deliveries so far, this one included. */
-  readonly deliveryCount: number
-  readonly failedCount: number
-  readonly redelivered: boolean
-}
-
-export interface LeaseOptions {
-  readonly max: number
-  readonly leaseMs: number
-  /** How long to wait for a first message; 0 answers at once. */
-  readonly waitMs: number
-  /** Kept with the message to tell who had it. */
-  readonly consumer: string
-  readonly signal?: AbortSignal
 }
 
 /** Where a message is; 'ready' ones also when they wait behind another of their ordering key. */
@@ -500,15 +484,4 @@ export interface HeldReturn {
   readonly delayMs: number
   /** '-' = not a failed delivery; else '+' and the last error. */
   readonly failure: string
-}
-
-function leasedMessage({ ref, acquired, failed, record }: scripts.TakenMessage): LeasedMessage {
-  return {
-    token: `${ref}.${acquired}`,
-    id: ref,
-    record,
-    deliveryCount: acquired,
-    failedCount: failed,
-    redelivered: acquired > 1,
-  }
 }
