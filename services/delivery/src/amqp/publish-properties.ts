@@ -11,8 +11,9 @@ import { precondition } from './reply.ts'
 export interface PublishProperties {
   readonly persistent: boolean
   readonly priority: number
-  /** -1 = none. */
+  /** -1 = none; NaN = an expiration that is none. */
   readonly ttlMs: number
+  readonly expiration: string
   readonly replyTo: string
   readonly messageId: string
   readonly userId: string
@@ -23,7 +24,7 @@ export interface PublishProperties {
 const TRANSIENT = 1
 const MORE_FLAGS = 1
 
-/** Throws AmqpError 502 when they are malformed, 406 for an expiration that is none. */
+/** Throws AmqpError 502 when they are malformed. */
 export function readPublishProperties(bytes: Buffer): PublishProperties {
   const flags = bytes.length < 2 ? MORE_FLAGS : bytes.readUInt16BE(0)
   if (flags & MORE_FLAGS) throw malformed()
@@ -59,6 +60,7 @@ export function readPublishProperties(bytes: Buffer): PublishProperties {
     persistent: deliveryMode !== TRANSIENT && (flags & 0x1000) !== 0,
     priority,
     ttlMs: hasExpiration ? readExpiration(expiration) : -1,
+    expiration,
     replyTo,
     messageId,
     userId,
@@ -66,13 +68,10 @@ export function readPublishProperties(bytes: Buffer): PublishProperties {
   }
 }
 
-/** Milliseconds as a decimal string, 0 .. 10 years. */
+/** Milliseconds as a decimal string, 0 .. 10 years; else NaN. */
 function readExpiration(text: string): number {
   const ms = /^\d{1,15}$/.test(text) ? Number(text) : Number.NaN
-  if (!(ms <= limits.DURATION_MS_MAX)) {
-    throw precondition(`invalid expiration '${text.slice(0, 64)}': not a number of milliseconds`)
-  }
-  return ms
+  return ms <= limits.DURATION_MS_MAX ? ms : Number.NaN
 }
 
 /** Further routing keys that a message asks for: CC is delivered with it, BCC is not. */

@@ -15,7 +15,12 @@ import {
 import { DEFAULT_EXCHANGE, type Message } from '@sluice/core'
 import { encodeRecord } from '@sluice/store'
 import type { Published, PublishReply, QueueEntry, RoutingTable } from '@sluice/topology'
-import { furtherKeys, headersOf, readPublishProperties } from './publish-properties.ts'
+import {
+  furtherKeys,
+  headersOf,
+  type PublishProperties,
+  readPublishProperties,
+} from './publish-properties.ts'
 import { notFound, notImplemented, precondition, refused } from './reply.ts'
 import { REPLY_TO } from './reply-to.ts'
 import type { Session } from './session.ts'
@@ -132,11 +137,11 @@ export class Publishing implements PublishReply {
   /** The message as it is stored. */
   message(exchange: string, routingKey: string, properties: Buffer, body: Buffer): Message {
     const known = readPublishProperties(properties)
-    this.#check(exchange, known.userId)
+    if (exchange !== DEFAULT_EXCHANGE) this.#checkInternal(exchange)
+    this.#checkProperties(exchange, known)
     let kept = properties
     let headers = known.headersSize > 0 ? headersOf(properties) : undefined
     if (known.replyTo === REPLY_TO) {
-      if (this.replyAddress === '') throw precondition('fast reply consumer does not exist') // 63
       kept = encodeProperties({ ...decodeProperties(properties), replyTo: this.replyAddress })
     }
     const { cc, bcc } = headers ? furtherKeys(headers) : NO_KEYS
@@ -172,18 +177,35 @@ export class Publishing implements PublishReply {
     return this.#ordered ? routingKey : ''
   }
 
-  /** 33, 61; that the exchange is missing is found out on the way. */
-  #check(exchange: string, userId: string): void {
-    const { vhost, user, context } = this.#session
+  /** 33; that the exchange is missing is found out on the way. */
+  #checkInternal(exchange: string): void {
+    const { vhost, context } = this.#session
+    if (context.deps.topology.table.exchange(vhost, exchange)?.internal) {
+      throw refused(`cannot publish to internal exchange '${exchange}' in vhost '${vhost}'`)
+    }
+  }
+
+  /** In RabbitMQ's order: 63, 60, 61. */
+  #checkProperties(exchange: string, { replyTo, ttlMs, expiration, userId }: PublishProperties) {
+    const { user } = this.#session
+    if (replyTo === REPLY_TO && this.replyAddress === '') {
+      throw this.#unlessMissing(exchange, 'fast reply consumer does not exist')
+    }
+    if (Number.isNaN(ttlMs)) {
+      const text = `invalid expiration '${expiration.slice(0, 64)}': not a number of milliseconds`
+      throw this.#unlessMissing(exchange, text)
+    }
     if (userId !== '' && userId !== user) {
-      throw precondition(`user_id property set to '${userId}' but authenticated user was '${user}'`)
+      const text = `user_id property set to '${userId}' but authenticated user was '${user}'`
+      throw this.#unlessMissing(exchange, text)
     }
-    if (exchange !== DEFAULT_EXCHANGE) {
-      const internal = context.deps.topology.table.exchange(vhost, exchange)?.internal
-      if (internal) {
-        throw refused(`cannot publish to internal exchange '${exchange}' in vhost '${vhost}'`)
-      }
-    }
+  }
+
+  /** 56: that the exchange is missing counts for more than what is wrong with the message. */
+  #unlessMissing(exchange: string, why: string): AmqpError {
+    const { vhost, context } = this.#session
+    if (context.deps.topology.table.exchange(vhost, exchange)) return precondition(why)
+    return notFound(`no exchange '${exchange}' in vhost '${vhost}'`)
   }
 }
 
