@@ -70,7 +70,7 @@ test('an expired message behind a living one waits for its turn', async (t) => {
   await publish(queue, 'alive')
   await publish(queue, { body: 'x', ttlMs: 1 })
   await pass(store, 1)
-  assert.deepEqual(await sweep(queue), { ...(await sweep(queue)), nextMs: -1 })
+  assert.equal((await sweep(queue)).nextMs, -1)
   assert.deepEqual(await peeked(queue), ['alive', 'x'])
   assert.deepEqual(await drain(queue), ['alive'])
   assert.equal((await queue.stats()).expired, 1)
