@@ -1,5 +1,6 @@
 /**
- * Leases, and settling them: what is settled in one event-loop turn goes to Redis in one script call a kind.
+ * Leases, and settling them: what is settled in one event-loop turn goes to Redis in one script
+ * call a kind.
  *
  * A token is the message's ref and how often it had been delivered, `ref.count`. Whoever has it may
  * settle, from any process; once the lease has lapsed and was taken back, or was settled, the token
