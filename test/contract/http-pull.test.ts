@@ -267,4 +267,5 @@ test('past the number of requests that may wait, one more is told when to come a
   assert.equal((await lease(0)).status, 200, 'who does not wait is served')
   await publish(broker, 'x')
   assert.equal(await first, 1)
+  await waitFor(async () => (await lease(1)).status === 200, { what: 'its place to be free' })
 })
