@@ -54,8 +54,10 @@ export function httpClient(base: string | (() => string)): HttpClient {
 function send(agent: Agent, method: string, url: string, options: RequestOptions): Promise<Answer> {
   const { body, timeoutMs = TIMEOUT_MS, signal } = options
   const headers: Record<string, string | number> = { Authorization: `Bearer ${PASSWORD}` }
-  const raw = isRaw(body)
-  if (body !== undefined && !raw) headers['Content-Type'] = 'application/json'
+  const bytes = isRaw(body) || body === undefined ? body : JSON.stringify(body)
+  if (bytes !== body) headers['Content-Type'] = 'application/json'
+  // Node frames the body of a DELETE only when told its length.
+  if (bytes !== undefined && !isStream(bytes)) headers['Content-Length'] = Buffer.byteLength(bytes)
   for (const [name, value] of Object.entries(options.headers ?? {})) {
     if (value !== undefined) headers[name] = value
   }
@@ -74,9 +76,8 @@ function send(agent: Agent, method: string, url: string, options: RequestOptions
       res.on('error', fail)
     })
     req.on('error', fail)
-    if (isStream(body)) body.on('error', (error) => req.destroy(error)).pipe(req)
-    else if (body === undefined) req.end()
-    else req.end(raw ? body : JSON.stringify(body))
+    if (isStream(bytes)) bytes.on('error', (error) => req.destroy(error)).pipe(req)
+    else req.end(bytes)
   })
 }
 
