@@ -78,11 +78,16 @@ for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
     const [line] = (await once(child.stderr, 'data')) as [Buffer]
     const { port, dir } = JSON.parse(line.toString()) as { port: number; dir: string }
     child.kill(signal)
-    const refused = () =>
-      once(connect(port, '127.0.0.1'), 'connect').then(
-        () => false,
+    const refused = async () => {
+      const socket = connect(port, '127.0.0.1').on('error', () => {}) // reset while it dies
+      return await once(socket, 'connect').then(
+        () => {
+          socket.destroy()
+          return false
+        },
         () => true,
       )
+    }
     await waitFor(refused, { what: 'the server to end with its process' })
     await waitFor(() => !existsSync(dir), { what: 'the folder to go with it' })
   })
