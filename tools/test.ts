@@ -4,7 +4,7 @@
  *
  *   all    check, every test, short chaos, short benches
  *   check  format, lint, types, generated files, tidy
- *   e2e, chaos, bench   that folder of test/, at full length
+ *   e2e, interop, chaos, bench   that folder of test/, at full length
  *
  * All test files share one Redis without persistence, as REDIS_URL; those that must own a server
  * start one (libs/testkit). A step that fails does not keep the others from running; the exit code
@@ -23,11 +23,11 @@ const TESTS = [
   'libs/*/src/**/*.test.ts',
   'services/*/src/**/*.test.ts',
   'tools/*.test.ts',
-  'test/{support,contract,e2e}/**/*.test.ts',
+  'test/!(chaos)/**/*.test.ts',
 ]
 const CHAOS = ['test/chaos/**/*.test.ts']
 const BENCHES = ['test/bench/*.bench.ts']
-const KINDS = ['all', 'check', 'e2e', 'chaos', 'bench'] as const
+const KINDS = ['all', 'check', 'e2e', 'interop', 'chaos', 'bench'] as const
 
 const [first = 'all', ...others] = process.argv.slice(2)
 const kind = KINDS.find((name) => name === first)
@@ -63,7 +63,9 @@ async function main(): Promise<number> {
 }
 
 async function runKind(): Promise<void> {
-  if (kind === 'e2e') return await test('e2e', ['test/e2e/**/*.test.ts'], { short: false })
+  if (kind === 'e2e' || kind === 'interop') {
+    return await test(kind, [`test/${kind}/**/*.test.ts`], { short: false })
+  }
   if (kind === 'chaos') return await test('chaos', CHAOS, { short: false, concurrency: 1 })
   if (kind === 'bench') return await bench({ short: false })
   const whole = filters.length === 0
