@@ -118,3 +118,36 @@ test('it behaves as a sorted list of tags would', () => {
     { numRuns: 500 },
   )
 })
+
+test('the oldest are settled as long as they are due, also far below the others', () => {
+  const unacked = filled(70_000)
+  taken(unacked, 3, false)
+  const got: number[] = []
+  unacked.takeOldest(
+    ({ n }) => n <= 5,
+    ({ n }) => got.push(n),
+  )
+  assert.deepEqual(got, [1, 2, 4, 5])
+  unacked.takeOldest(
+    ({ n }) => n <= 5,
+    ({ n }) => got.push(n),
+  )
+  assert.equal(got.length, 4)
+  unacked.takeUpTo(8, ({ n }) => got.push(n))
+  assert.deepEqual(got.slice(4), [6, 7, 8])
+  assert.equal(unacked.size, 70_000 - 8)
+})
+
+test('what was settled and is restored is outstanding again, in its old order', () => {
+  const unacked = filled(6)
+  const settled: [Item, number][] = []
+  unacked.take(4, true, (item, tag) => settled.push([item, tag]))
+  unacked.take(6, false, (item, tag) => settled.push([item, tag]))
+  assert.equal(unacked.size, 1)
+  unacked.restore(settled)
+  assert.equal(unacked.size, 6)
+  assert.deepEqual(taken(unacked, 2, false), [2])
+  unacked.add({ n: 7 })
+  assert.deepEqual(taken(unacked, 0, true), [1, 3, 4, 5, 6, 7])
+  assert.equal(unacked.size, 0)
+})

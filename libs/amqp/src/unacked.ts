@@ -56,11 +56,47 @@ export class Unacked<T extends object> {
     }
   }
 
-  /** Settles one delivery if it is still outstanding: for the server, when a delivery times out. */
-  drop(tag: number): T | undefined {
-    const item = this.#get(tag)
-    if (item !== undefined) this.#remove(tag)
-    return item
+  /** Settles every delivery up to a tag, whether or not that one is outstanding. */
+  takeUpTo(tag: number, each: (item: T, tag: number) => void): void {
+    this.#takeUpTo(Math.min(tag, this.#next - 1), each)
+  }
+
+  /** Settles deliveries, oldest first, as long as they are `due`: those that time out. */
+  takeOldest(due: (item: T) => boolean, each: (item: T, tag: number) => void): void {
+    let last = 0
+    for (const [tag, item] of this.#old) {
+      if (!due(item)) {
+        this.#takeUpTo(last, each)
+        return
+      }
+      last = tag
+    }
+    const mask = this.#ring.length - 1
+    for (let tag = this.#low; tag < this.#next; tag++) {
+      const item = this.#ring[tag & mask]
+      if (item === undefined) continue
+      if (!due(item)) break
+      last = tag
+    }
+    this.#takeUpTo(last, each)
+  }
+
+  /** Makes deliveries that were settled outstanding again, each under its tag. */
+  restore(taken: readonly (readonly [item: T, tag: number])[]): void {
+    let below = false
+    for (const [item, tag] of taken) {
+      this.#size++
+      if (tag >= this.#low) {
+        this.#ring[tag & (this.#ring.length - 1)] = item
+      } else {
+        this.#old.set(tag, item)
+        below = true
+      }
+    }
+    if (!below) return
+    const sorted = [...this.#old].sort(([a], [b]) => a - b)
+    this.#old.clear()
+    for (const [tag, item] of sorted) this.#old.set(tag, item)
   }
 
   #get(tag: number): T | undefined {

@@ -94,6 +94,11 @@ export const SETTINGS = {
       .default('RabbitMQ 3.13.7'),
     doc: 'Product and version that AMQP clients are told. Some change their behaviour by it (Kombu, and Celery with it, use a prefetch per channel only with a RabbitMQ before 4.0).',
   },
+  amqpAckTimeoutMs: {
+    env: 'SLUICE_AMQP_ACK_TIMEOUT_MS',
+    schema: int(0, limits.DURATION_MS_MAX, 30 * 60_000),
+    doc: 'An AMQP delivery that its consumer has not settled for this long goes back to its queue as a failed one; the channel lives on. 0 = never.',
+  },
   adminUser: {
     env: 'SLUICE_ADMIN_USER',
     schema: z

@@ -63,6 +63,8 @@ export class QueueStore implements AppendTarget {
   /** The topology version that declared it: tells it from an earlier queue of the same name. */
   readonly epoch: number
   readonly base: string
+  /** Called once the topology has no such queue any more (Store.forget). */
+  readonly onForgotten = new Set<() => void>()
   readonly #context: QueueContext
   readonly #leases: Leases
   readonly #appenders = new Map<number, Appender<QueueStore>>()
@@ -402,7 +404,7 @@ export class QueueStore implements AppendTarget {
     appender = new Appender<QueueStore>({
       redis: replicas > 0 ? replicated() : writes,
       queue: this,
-      writer: () => {
+      slot: () => {
         slot.register(this.base).catch(report)
         return slot.name
       },

@@ -157,6 +157,7 @@ export class Store {
   /** Lets go of a queue that was deleted. */
   forget(queue: QueueStore): void {
     if (this.#queues.get(queue.base) === queue) this.#queues.delete(queue.base)
+    for (const listener of [...queue.onForgotten]) listener()
   }
 
   /** Names without heartbeat and the queues in which each may have left something. */
@@ -183,6 +184,14 @@ export class Store {
   /** What the server was like at most a second ago. */
   get state(): ServerState {
     return this.#state
+  }
+
+  /** What the server lacks, for publishers that can wait: 'low on memory', 'low on disk'. */
+  get alarms(): string[] {
+    const alarms: string[] = []
+    if (this.#memoryHigh) alarms.push('low on memory')
+    if (this.#state.persistenceFailing) alarms.push('low on disk')
+    return alarms
   }
 
   /** Whether Redis answers. */
@@ -285,14 +294,18 @@ export class Store {
     return strongest
   }
 
+  get #memoryHigh(): boolean {
+    const { maxMemory, usedMemory } = this.#state
+    return maxMemory > 0 && usedMemory > maxMemory * (this.#options.memoryHigh ?? 0.85)
+  }
+
   /** Why nothing may be stored right now. */
   #refusal(
     durability: Durability,
   ): Extract<Appended, 'memory-high' | 'not-durable' | 'unavailable'> | undefined {
     if (this.#closing || this.#backlogBytes > limits.APPEND_BACKLOG_BYTES_MAX) return 'unavailable'
-    const { maxMemory, usedMemory, aof, fsync, replicas, persistenceFailing } = this.#state
-    const high = this.#options.memoryHigh ?? 0.85
-    if (maxMemory > 0 && usedMemory > maxMemory * high) return 'memory-high'
+    const { aof, fsync, replicas, persistenceFailing } = this.#state
+    if (this.#memoryHigh) return 'memory-high'
     if (durability === 'memory') return undefined
     if (durability === 'fsync') {
       return aof && fsync === 'always' && !persistenceFailing ? undefined : 'not-durable'

@@ -77,6 +77,18 @@ export const METRICS = {
     labels: {},
     doc: 'Messages taken back from processes that died, by this process.',
   },
+  ackTimeouts: {
+    name: 'sluice_amqp_ack_timeouts_total',
+    kind: 'counter',
+    labels: {},
+    doc: 'AMQP deliveries that were not settled in time and went back to their queue.',
+  },
+  toleratedRedeclares: {
+    name: 'sluice_tolerated_redeclares_total',
+    kind: 'counter',
+    labels: {},
+    doc: 'Declarations that differed from the queue or exchange that is there, in vhosts that tolerate it.',
+  },
   httpRequests: {
     name: 'sluice_http_request_duration_seconds',
     kind: 'histogram',

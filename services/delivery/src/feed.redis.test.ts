@@ -210,3 +210,28 @@ test('consumers come and go, settle at random, and nothing is lost or settled tw
   const { ready, unacked, acked, dead } = await queue.stats()
   assert.deepEqual({ ready, unacked, acked, dead }, { ready: 0, unacked: 0, acked: 2_000, dead: 0 })
 })
+
+test('a hint that comes while a take is under way is not lost', async (t) => {
+  const { queue, feed } = await setup(t)
+  const waiting = feed()
+  const consumer = new TestConsumer(1_000)
+  const late: number[] = []
+  const sentAt: number[] = []
+  consumer.onDelivery = (delivery) => {
+    const number = Number(delivery.record.body.toString())
+    const tookMs = performance.now() - sentAt[number]!
+    if (tookMs > 500) late.push(tookMs)
+    consumer.take(delivery)
+    waiting.ack(delivery)
+  }
+  waiting.attach(consumer)
+  // Each is published around the moment when the take after the one before finds nothing.
+  for (let n = 0; n < 400; n++) {
+    sentAt[n] = performance.now()
+    const stored = publish(queue, 1, n)
+    if (n % 8 === 7) await waitFor(() => consumer.seen.length > n)
+    else await stored
+  }
+  await waitFor(() => consumer.seen.length === 400)
+  assert.deepEqual(late, [])
+})

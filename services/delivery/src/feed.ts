@@ -19,6 +19,8 @@ export interface Consumer {
   readonly noAck: boolean
   /** How many more it may get now; asked before each delivery. */
   credit(): number
+  /** Consumers of one pool get no more than its credit together. */
+  readonly pool?: { credit(): number } | undefined
   deliver(delivery: Delivery): void
   /** The queue is gone; no further delivery comes. */
   cancelled(): void
@@ -113,6 +115,8 @@ export class Feed {
   /** Whether the last take brought whole batches. */
   #tookBatches = false
   #gathering = false
+  /** A hint came while a take was under way. */
+  #hinted = false
   #timer: NodeJS.Timeout | undefined
   readonly #unwatch: () => void
 
@@ -131,8 +135,10 @@ export class Feed {
     this.#report = report
     this.#ended = ended
     this.#unwatch = store.watch(() => {
-      if (this.#credit() === 0) return false
-      this.look()
+      // The take under way may have looked before what the hint is about was there.
+      if (this.#taking) this.#hinted = true
+      else if (this.#credit() === 0) return false
+      else this.look()
       return true
     })
   }
@@ -244,8 +250,17 @@ export class Feed {
 
   #credit(): number {
     let credit = 0
+    let pools: Map<object, number> | undefined
     for (const consumer of this.#consumers) {
-      credit += consumer.credit()
+      const { pool } = consumer
+      let own = Math.max(0, consumer.credit())
+      if (pool !== undefined) {
+        pools ??= new Map()
+        const left = pools.get(pool) ?? Math.max(0, pool.credit())
+        own = Math.min(own, left)
+        pools.set(pool, left - own)
+      }
+      credit += own
       if (credit >= CREDIT_MAX) return CREDIT_MAX
     }
     return Math.max(0, credit - this.#backlog.length)
@@ -259,6 +274,7 @@ export class Feed {
       .catch((error) => this.#failed(error))
       .finally(() => {
         this.#taking = false
+        if (this.#hinted) this.#store.wake() // again: here, or at whoever has credit
         this.#endIfIdle()
       })
       .catch(this.#report)
@@ -270,6 +286,7 @@ export class Feed {
       this.#lost = false
     }
     for (let credit = this.#credit(); credit > 0; credit = this.#credit()) {
+      this.#hinted = false
       const taken = await this.#store.take(credit, true)
       if (taken.batches.length === 0 && taken.messages.length === 0) {
         if (this.#consumers.length === 0) return

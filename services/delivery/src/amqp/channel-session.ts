@@ -2,11 +2,13 @@
  * One AMQP channel as the broker sees it: its consumers, what it has and has not settled, its
  * publishes. Numbers in comments are those of docs/amqp.md.
  */
-import { type Channel, type ChannelHandler, type ChannelMethod, Unacked } from '@sluice/amqp'
+import type { Channel, ChannelHandler, ChannelMethod } from '@sluice/amqp'
 import type { MessageRecord } from '@sluice/store'
 import type { Delivery, GiveBack } from '../feed.ts'
 import type { AmqpConsumer } from './consumer.ts'
 import { Consuming } from './consuming.ts'
+import { withDeliveryCount } from './delivery-count.ts'
+import { type Outcome, Outstanding, REJECTED, REQUEUED } from './outstanding.ts'
 import { Publishing } from './publishing.ts'
 import { notFound, notImplemented, precondition } from './reply.ts'
 import type { Session } from './session.ts'
@@ -21,34 +23,29 @@ import {
 } from './topology-methods.ts'
 import { Transaction } from './transaction.ts'
 
-/** What a delivery tag stands for. */
-interface Held {
-  readonly delivery: Delivery
-  /** undefined for basic.get, and for a consumer that was cancelled since. */
-  readonly consumer: AmqpConsumer | undefined
-}
-
-const BACK: GiveBack = { action: 'ready', delayMs: 0, failure: '-' }
-/** Counts as a failed delivery, as in RabbitMQ's quorum queues: poison ends. */
-const BACK_FAILED: GiveBack = { action: 'ready', delayMs: 0, failure: '+' }
-const REJECTED: GiveBack = { action: 'dead', delayMs: 0, failure: '+' }
+/** A delivery that nobody saw goes back as it came. */
+const UNSEEN: GiveBack = { action: 'ready', delayMs: 0, failure: '-' }
 
 export class ChannelSession implements ChannelHandler {
   readonly session: Session
   readonly channel: Channel
   readonly #ended: () => void
-  readonly #unacked = new Unacked<Held>()
+  readonly #outstanding: Outstanding
   readonly #consuming: Consuming
   readonly #publishing: Publishing
   #transaction: Transaction | undefined
   #lastQueue = ''
-  /** Most unsettled deliveries of the whole channel, 0 = no limit (45). */
+  /** Most unsettled deliveries to consumers of the whole channel, 0 = no limit (45). */
   #prefetch = 0
+  #looking = false
 
   constructor(session: Session, channel: Channel, ended: () => void) {
     this.session = session
     this.channel = channel
     this.#ended = ended
+    const { ackTimeoutMs, deps } = session.context
+    const timeouts = deps.metrics.count('ackTimeouts', {})
+    this.#outstanding = new Outstanding(ackTimeoutMs, () => timeouts.value++)
     this.#consuming = new Consuming(this)
     this.#publishing = new Publishing(session, channel)
   }
@@ -60,7 +57,13 @@ export class ChannelSession implements ChannelHandler {
 
   /** Deliveries that the channel's own limit leaves. */
   credit(): number {
-    return this.#prefetch === 0 ? Number.POSITIVE_INFINITY : this.#prefetch - this.#unacked.size
+    if (this.#prefetch === 0) return Number.POSITIVE_INFINITY
+    return this.#prefetch - this.#outstanding.consumed
+  }
+
+  /** Whether its consumers share a limit, beside each one's own. */
+  get limited(): boolean {
+    return this.#prefetch > 0
   }
 
   /** There may be credit again. */
@@ -69,9 +72,10 @@ export class ChannelSession implements ChannelHandler {
   }
 
   deliver(consumer: AmqpConsumer, delivery: Delivery): void {
-    const tag = this.#unacked.add(consumer.noAck ? undefined : { delivery, consumer })
-    if (!consumer.noAck) consumer.outstanding++
-    const { exchange, routingKey, properties, body } = delivery.record
+    const outstanding = this.#outstanding
+    const tag = consumer.noAck ? outstanding.next() : outstanding.add(delivery, consumer)
+    const { exchange, routingKey, body } = delivery.record
+    const properties = withDeliveryCount(delivery)
     const { redelivered } = delivery
     this.channel.deliver(consumer.tag, tag, redelivered, exchange, routingKey, properties, body)
   }
@@ -82,7 +86,7 @@ export class ChannelSession implements ChannelHandler {
 
   /** 75: an answer for this channel; it is settled by being sent. */
   deliverReply(consumerTag: string, record: MessageRecord): void {
-    const tag = this.#unacked.add(undefined)
+    const tag = this.#outstanding.next()
     const { exchange, routingKey, properties, body } = record
     this.channel.deliver(consumerTag, tag, false, exchange, routingKey, properties, body)
   }
@@ -106,34 +110,40 @@ export class ChannelSession implements ChannelHandler {
   }
 
   ack(tag: number, multiple: boolean): void {
-    this.#settle(() => this.#take(tag, multiple, (delivery) => delivery.feed.ack(delivery)))
+    this.#settle(tag, multiple, 'ack')
   }
 
   /** 72. */
   nack(tag: number, multiple: boolean, requeue: boolean): void {
-    const how = requeue ? BACK_FAILED : REJECTED
-    this.#settle(() =>
-      this.#take(tag, multiple, (delivery) => delivery.feed.giveBack(delivery, how)),
-    )
+    this.#settle(tag, multiple, requeue ? REQUEUED : REJECTED)
   }
 
-  #settle(settle: () => void): void {
-    if (this.#transaction) this.#transaction.settle(settle)
-    else settle()
+  #settle(tag: number, multiple: boolean, how: Outcome): void {
+    const outstanding = this.#outstanding
+    const transaction = this.#transaction
+    outstanding.take(tag, multiple, (held, of) => {
+      if (transaction) transaction.settle(held, of, how)
+      else outstanding.end(held, how)
+    })
+    if (!transaction) this.#lookSoon()
   }
 
-  #take(tag: number, multiple: boolean, each: (delivery: Delivery) => void): void {
-    this.#unacked.take(tag, multiple, ({ delivery, consumer }) => {
-      if (consumer) consumer.outstanding--
-      each(delivery)
+  /** A limit of the whole channel may hold back consumers of queues where nothing was settled. */
+  #lookSoon(): void {
+    if (!this.limited || this.#looking) return
+    this.#looking = true
+    setImmediate(() => {
+      this.#looking = false
+      if (this.channel.open) this.look()
     })
   }
 
   async closed(): Promise<void> {
     this.#ended()
     await this.#consuming.close()
-    // 74: in order, since each finds its old position.
-    this.#unacked.take(0, true, ({ delivery }) => delivery.feed.giveBack(delivery, BACK_FAILED))
+    this.#transaction?.rollback()
+    this.#outstanding.close() // 74
+    this.#publishing.close()
   }
 
   async method(method: ChannelMethod): Promise<void> {
@@ -249,9 +259,10 @@ export class ChannelSession implements ChannelHandler {
     const delivery = await feed.get()
     if (!delivery) return this.channel.send({ name: 'basic.get-empty' })
     const { ready } = await entry.store.stats()
-    if (!this.channel.open) return feed.giveBack(delivery, BACK)
-    const tag = this.#unacked.add(noAck ? undefined : { delivery, consumer: undefined })
-    const { exchange, routingKey, properties, body } = delivery.record
+    if (!this.channel.open) return feed.giveBack(delivery, UNSEEN)
+    const tag = noAck ? this.#outstanding.next() : this.#outstanding.add(delivery, undefined)
+    const { exchange, routingKey, body } = delivery.record
+    const properties = withDeliveryCount(delivery)
     const { redelivered } = delivery
     this.channel.getOk(tag, redelivered, exchange, routingKey, ready, properties, body)
     if (noAck) feed.ack(delivery)
@@ -260,10 +271,8 @@ export class ChannelSession implements ChannelHandler {
   /** 73. */
   #recover(answers: boolean, requeue: boolean): void {
     if (!requeue) throw notImplemented('requeue=false')
-    this.#unacked.take(0, true, ({ delivery, consumer }) => {
-      if (consumer) consumer.outstanding--
-      delivery.feed.giveBack(delivery, BACK)
-    })
+    this.#outstanding.giveBack()
+    this.#lookSoon()
     if (answers) this.channel.send({ name: 'basic.recover-ok' })
   }
 
@@ -271,12 +280,13 @@ export class ChannelSession implements ChannelHandler {
   async #tx(name: 'tx.select' | 'tx.commit' | 'tx.rollback'): Promise<void> {
     if (name === 'tx.select') {
       if (this.#publishing.confirming) throw precondition('cannot switch from confirm to tx mode')
-      this.#transaction ??= new Transaction(this.#publishing)
+      this.#transaction ??= new Transaction(this.#publishing, this.#outstanding)
       return this.channel.send({ name: 'tx.select-ok' })
     }
     if (!this.#transaction) throw precondition('channel is not transactional')
     if (name === 'tx.commit') await this.#transaction.commit()
     else this.#transaction.rollback()
+    this.#lookSoon()
     this.channel.send({ name: `${name}-ok` })
   }
 }

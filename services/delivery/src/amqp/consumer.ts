@@ -40,6 +40,11 @@ export class AmqpConsumer implements FeedConsumer {
     return Math.min(own, this.#channel.credit(), room)
   }
 
+  /** The channel, while its consumers share a limit (45). */
+  get pool(): ChannelSession | undefined {
+    return this.noAck || !this.#channel.limited ? undefined : this.#channel
+  }
+
   deliver(delivery: Delivery): void {
     this.#channel.deliver(this, delivery)
   }

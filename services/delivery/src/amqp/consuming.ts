@@ -23,7 +23,7 @@ interface Consume {
 interface Registered {
   readonly consumer: AmqpConsumer
   readonly entry: QueueEntry
-  /** Stops asking whether it is active. */
+  /** Stops asking whether it is active, and listening for the queue's end. */
   readonly stop: () => void
 }
 
@@ -71,7 +71,13 @@ export class Consuming {
       noAck,
       prefetch: this.prefetch,
     })
-    const stop = attached.active ? () => {} : this.#waitForTurn(entry, consumer, options)
+    const stopAsking = attached.active ? () => {} : this.#waitForTurn(entry, consumer, options)
+    const forgotten = () => this.cancelled(consumer)
+    entry.store.onForgotten.add(forgotten)
+    const stop = () => {
+      stopAsking()
+      entry.store.onForgotten.delete(forgotten)
+    }
     this.#consumers.set(tag, { consumer, entry, stop })
     if (!method.noWait) this.#channel.channel.send({ name: 'basic.consume-ok', consumerTag: tag })
     if (attached.active) this.#activate(consumer)
@@ -91,8 +97,12 @@ export class Consuming {
   /** 68: the queue is gone. */
   cancelled(consumer: AmqpConsumer): void {
     const { channel } = this.#channel
-    this.#consumers.get(consumer.tag)?.stop()
+    const registered = this.#consumers.get(consumer.tag)
+    if (registered?.consumer !== consumer) return
+    registered.stop()
     this.#consumers.delete(consumer.tag)
+    if (consumer.attached) consumer.feed.detach(consumer)
+    consumer.attached = false
     if (channel.connection.capabilities.has('consumer_cancel_notify')) {
       channel.send({ name: 'basic.cancel', consumerTag: consumer.tag, noWait: true })
     }

@@ -20,6 +20,9 @@ import { type AmqpContext, Session } from './session.ts'
 /** How long settlements may take to reach Redis when the process stops, ms. */
 const SETTLE_MS_MAX = 5_000
 
+/** How often the server's alarms are looked at, ms. */
+const ALARMS_LOOK_MS = 1_000
+
 /** Where browsers open a WebSocket that speaks AMQP. */
 const WEBSOCKET_PATH = '/ws/amqp'
 
@@ -74,6 +77,8 @@ class AmqpServer {
   readonly #context: AmqpContext
   readonly #config: Config
   readonly #connections = new Set<Connection>()
+  /** What the server lacks, in RabbitMQ's words; '' = nothing (18). */
+  #alarm = ''
 
   constructor(deps: Deps, config: Config) {
     this.#config = config
@@ -82,6 +87,7 @@ class AmqpServer {
       feeds: new Feeds(deps.report),
       replyTo: new ReplyTo(deps.store),
       messageBytesMax: config.messageBytesMax,
+      ackTimeoutMs: config.amqpAckTimeoutMs,
     }
   }
 
@@ -89,7 +95,9 @@ class AmqpServer {
   async run(signal: AbortSignal): Promise<{ closed: Promise<void> }> {
     await this.#context.replyTo.open()
     const stopped = Promise.withResolvers<void>()
+    const alarms = setInterval(() => this.#lookAtAlarms(), ALARMS_LOOK_MS)
     onAbort(signal, () => {
+      clearInterval(alarms)
       for (const connection of this.#connections) connection.close(SHUTDOWN)
       stopped.resolve()
     })
@@ -97,6 +105,17 @@ class AmqpServer {
       .then(() => Promise.all([...this.#connections].map((connection) => connection.closed)))
       .then(() => this.#context.feeds.close(SETTLE_MS_MAX))
     return { closed }
+  }
+
+  #lookAtAlarms(): void {
+    const alarm = this.#context.deps.store.alarms.join(' & ')
+    if (alarm === this.#alarm) return
+    this.#alarm = alarm
+    this.#context.deps.log.warn({ alarm }, alarm === '' ? 'publishers go on' : 'publishers wait')
+    for (const connection of this.#connections) {
+      if (alarm === '') connection.unblock()
+      else connection.block(alarm)
+    }
   }
 
   door(name: string, port: number, setting: string, make: MakeServer): Door {
@@ -159,6 +178,7 @@ class AmqpServer {
       (connection) => new Session(this.#context, connection, user),
     )
     this.#connections.add(connection)
+    if (this.#alarm !== '') connection.block(this.#alarm)
     connection.closed.then(() => this.#connections.delete(connection), report)
   }
 }

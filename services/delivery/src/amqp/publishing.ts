@@ -29,6 +29,9 @@ import type { Session } from './session.ts'
 const ORDERING_KEY_HEADER = 'x-ordering-key'
 const DELAY_HEADER = 'x-delay'
 
+/** Publishes refused for want of memory are tried again this often, ms. */
+const HELD_RETRY_MS = 250
+
 /** A publish under way, by its token. */
 interface Open {
   readonly message: Message
@@ -44,6 +47,9 @@ export class Publishing implements PublishReply {
   readonly #channel: Channel
   readonly #open = new Map<number, Open>()
   #nextToken = 1
+  /** Refused for want of memory, and those that came after them: in order, until there is some. */
+  #held: Open[] = []
+  #retry: NodeJS.Timeout | undefined
   confirming = false
   /** The channel's address for direct replies; '' = nobody consumes them here. */
   replyAddress = ''
@@ -81,16 +87,26 @@ export class Publishing implements PublishReply {
   }
 
   #send(open: Open): void {
-    const token = this.#nextToken++
-    this.#open.set(token, open)
     // Not read on while too much of this connection is on its way to Redis.
     this.#channel.connection.waiting(sizeOf(open.message))
+    if (this.#held.length > 0) this.#hold(open)
+    else this.#publish(open)
+  }
+
+  #publish(open: Open): void {
+    const token = this.#nextToken++
+    this.#open.set(token, open)
     this.#session.context.deps.publisher.publish(this.#session.vhost, open.message, this, token)
   }
 
   published(token: number, outcome: Published, queues: readonly QueueEntry[]): void {
-    const { message, mandatory, number, done } = this.#open.get(token)!
+    const open = this.#open.get(token)!
+    const { message, mandatory, number, done } = open
     this.#open.delete(token)
+    if (outcome === 'memory-high' && this.#channel.open) {
+      this.#hold(open) // 18
+      return
+    }
     this.#channel.connection.waiting(-sizeOf(message))
     if (outcome === 'exchange-missing') {
       const { vhost } = this.#session
@@ -111,6 +127,26 @@ export class Publishing implements PublishReply {
         METHOD_IDS['basic.publish'],
       )
     }
+  }
+
+  /** The channel is gone: what is held was never confirmed. */
+  close(): void {
+    clearTimeout(this.#retry)
+    for (const { message, done } of this.#held.splice(0)) {
+      this.#channel.connection.waiting(-sizeOf(message))
+      done?.(false)
+    }
+  }
+
+  #hold(open: Open): void {
+    const { message } = open
+    // It may take long, and must not keep the socket's buffer that it is a view of.
+    const kept = { properties: Buffer.from(message.properties), body: Buffer.from(message.body) }
+    this.#held.push({ ...open, message: { ...message, ...kept } })
+    this.#retry ??= setTimeout(() => {
+      this.#retry = undefined
+      for (const again of this.#held.splice(0)) this.#publish(again)
+    }, HELD_RETRY_MS)
   }
 
   #return({ exchange, routingKey, properties, body }: Message): void {

@@ -18,6 +18,8 @@ export interface AmqpContext {
   readonly feeds: Feeds
   readonly replyTo: ReplyTo
   readonly messageBytesMax: number
+  /** A delivery that is not settled for this long goes back, ms; 0 = never. */
+  readonly ackTimeoutMs: number
 }
 
 let sessions = 0

@@ -7,6 +7,7 @@
  * the client hears an error (406) instead of commit-ok.
  */
 import type { Message } from '@sluice/core'
+import type { Held, Outcome, Outstanding } from './outstanding.ts'
 import type { Publishing } from './publishing.ts'
 import { precondition } from './reply.ts'
 
@@ -16,45 +17,50 @@ const STEPS_MAX = 100_000
 export class Transaction {
   readonly #publishing: Publishing
   #publishes: { message: Message; mandatory: boolean }[] = []
-  #settlements: (() => void)[] = []
+  #settlements: { held: Held; tag: number; how: Outcome }[] = []
+  readonly #outstanding: Outstanding
 
-  constructor(publishing: Publishing) {
+  constructor(publishing: Publishing, outstanding: Outstanding) {
     this.#publishing = publishing
+    this.#outstanding = outstanding
   }
 
   publish(message: Message, mandatory: boolean): void {
-    this.#bound()
     // What waits must not keep the socket's buffer it is a view of.
     const { properties, body } = message
     const kept = { properties: Buffer.from(properties), body: Buffer.from(body) }
     this.#publishes.push({ message: { ...message, ...kept }, mandatory })
+    this.#bound()
   }
 
-  settle(settlement: () => void): void {
+  /** Holds a settlement back; the delivery is no longer outstanding meanwhile. */
+  settle(held: Held, tag: number, how: Outcome): void {
+    this.#settlements.push({ held, tag, how })
     this.#bound()
-    this.#settlements.push(settlement)
   }
 
   async commit(): Promise<void> {
     const publishes = this.#publishes
-    const settlements = this.#settlements
     this.#publishes = []
-    this.#settlements = []
     const stored = await Promise.all(
       publishes.map(({ message, mandatory }) => this.#publishing.sendOne(message, mandatory)),
     )
     if (stored.includes(false)) throw precondition('partial tx completion')
-    for (const settle of settlements) settle()
+    const settlements = this.#settlements
+    this.#settlements = []
+    for (const { held, how } of settlements) this.#outstanding.end(held, how)
   }
 
   /** 58: what was acknowledged is unacknowledged again; nothing is requeued. */
   rollback(): void {
     this.#publishes = []
+    const settlements = this.#settlements
     this.#settlements = []
+    this.#outstanding.restore(settlements.map(({ held, tag }) => [held, tag]))
   }
 
   #bound(): void {
-    if (this.#publishes.length + this.#settlements.length >= STEPS_MAX) {
+    if (this.#publishes.length + this.#settlements.length > STEPS_MAX) {
       throw precondition(`a transaction has at most ${STEPS_MAX} steps`)
     }
   }
