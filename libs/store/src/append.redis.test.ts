@@ -3,6 +3,8 @@
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { Appender } from './appender.ts'
+import type { QueueStore } from './index.ts'
 import { append } from './scripts.ts'
 import {
   bodies,
@@ -50,6 +52,42 @@ test('a call that is sent again answers what it answered, and stores nothing', a
   await queue.purge()
   assert.deepEqual(await send('d1:1', 2), first, 'and so is another lane')
   assert.equal((await queue.stats()).ready, 2)
+})
+
+test('a call that arrives after a later one of its writer stores nothing', async (t) => {
+  const { store, queue } = await openTestQueue(t)
+  const send = (sequence: number) =>
+    append(store.redis, queue.base, [
+      ...[queue.scriptOptions, 1, 'd1:0', sequence, 1, recordOf({ body: `${sequence}` })],
+      ...[-1, -1, queue.scriptLimits, HOUR_MS, ''],
+    ])
+  await send(9)
+  await send(10)
+  assert.deepEqual(await send(9), { kind: 'late' })
+  assert.deepEqual(await drain(queue), ['9', '10'])
+})
+
+test('appends of different durability are different writers', async (t) => {
+  const { store, queue } = await openTestQueue(t)
+  const outcomes: string[] = []
+  const { promise, resolve } = Promise.withResolvers<void>()
+  const appended = (_: number, outcome: string) => {
+    if (outcomes.push(outcome) === 2) resolve()
+  }
+  for (const replicas of [1, 2]) {
+    const appender = new Appender<QueueStore>({
+      ...{ redis: store.redis, queue, replicas, replicaWaitMs: 1, timeoutMs: 5_000 },
+      slot: () => store.slot.name,
+      schedule: setImmediate,
+      backlog: () => {},
+      restore: () => queue.create(),
+      report: (error) => assert.fail(String(error)),
+    })
+    appender.append(recordOf({ body: `${replicas}` }), 0, -1, 0, '', { appended }, 0)
+  }
+  await promise
+  assert.deepEqual(outcomes, ['not-durable', 'not-durable'], 'there is no replica')
+  assert.deepEqual((await drain(queue)).sort(), ['1', '2'])
 })
 
 test('a full queue refuses what does not fit, message by message', async (t) => {

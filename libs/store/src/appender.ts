@@ -64,8 +64,8 @@ const EMPTY = Buffer.alloc(0)
 export interface AppenderOptions<Q> {
   readonly redis: Redis
   readonly queue: Q & AppendTarget
-  /** Names this process among the writers; asked at each flush, since it may change. */
-  readonly writer: () => string
+  /** This process's slot, for the names of its writers; asked at each flush, since it may change. */
+  readonly slot: () => string
   /** Replicas that must have it before it counts as stored; 0 = none. */
   readonly replicas: number
   readonly replicaWaitMs: number
@@ -79,13 +79,16 @@ export interface AppenderOptions<Q> {
   readonly timeoutMs: number
 }
 
+/** Lanes are numbered over the whole process: with the slot before it, a number is used once. */
+let lanesMade = 0
+
 export class Appender<Q> {
   readonly #options: AppenderOptions<Q>
   readonly #waiting: Gathered<Q>[] = []
   #open: Gathered<Q> = gather()
   #scheduled = false
-  /** Sequence of each lane; a lane is free while its index is in #free. */
-  readonly #sequences: number[] = []
+  /** Sequence of each lane, by its number; a lane is free while it is in #free. */
+  readonly #sequences = new Map<number, number>()
   readonly #free: number[] = []
   readonly #flush = () => this.#send()
 
@@ -93,9 +96,9 @@ export class Appender<Q> {
     this.#options = options
     // WAIT covers all earlier writes of its connection, so one lane is enough there.
     const lanes = options.replicas > 0 ? 1 : limits.APPENDS_IN_FLIGHT_MAX
-    for (let lane = 0; lane < lanes; lane++) {
-      this.#sequences.push(0)
-      this.#free.push(lane)
+    for (let left = lanes; left > 0; left--) {
+      this.#sequences.set(lanesMade, 0)
+      this.#free.push(lanesMade++)
     }
   }
 
@@ -147,7 +150,8 @@ export class Appender<Q> {
   }
 
   #sendOn(lane: number, batch: Gathered<Q>): void {
-    const sequence = ++this.#sequences[lane]!
+    const sequence = this.#sequences.get(lane)! + 1
+    this.#sequences.set(lane, sequence)
     const pending = this.#attempt(lane, sequence, batch, 3)
     let answered = false
     const answer = (outcome: AppendOutcome, durable: boolean) => {
@@ -189,11 +193,11 @@ export class Appender<Q> {
     batch: Gathered<Q>,
     attempts: number,
   ): Promise<[AppendOutcome, boolean]> {
-    const { redis, queue, replicas, replicaWaitMs, writer, restore } = this.#options
+    const { redis, queue, replicas, replicaWaitMs, slot, restore } = this.#options
     const sent = append(redis, queue.base, [
       queue.scriptOptions,
       queue.epoch,
-      `${writer()}:${replicas > 0 ? 'r' : ''}${lane}`,
+      `${slot()}:${lane}`,
       sequence,
       batch.records.length,
       batch.records.length === 1 ? batch.records[0]! : Buffer.concat(batch.records),

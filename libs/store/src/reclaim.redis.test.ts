@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { queueHolders } from './index.ts'
-import { bodies, drain, HOUR_MS, lease, openTestQueue, publish } from './test-queue.ts'
+import { append } from './scripts.ts'
+import { bodies, drain, HOUR_MS, lease, openTestQueue, publish, recordOf } from './test-queue.ts'
 
 const DEAD = { dead: true }
 
@@ -25,6 +26,26 @@ test('what a dead slot held is ready again in its old order, flagged, as failed'
     leased.map(({ failedCount }) => failedCount),
     [1, 1, 1, 0, 0],
   )
+})
+
+test('the last append of a dead slot is remembered: sent again, it stores nothing', async (t) => {
+  const { store, queue } = await openTestQueue(t)
+  const send = (writer: string) =>
+    append(store.redis, queue.base, [
+      ...[queue.scriptOptions, 1, writer, 7, 1, recordOf({ body: writer })],
+      ...[-1, -1, queue.scriptLimits, HOUR_MS, ''],
+    ])
+  const writers = async () =>
+    (await store.redis.hkeys(`${queue.base}meta`)).filter((field) => /^[wd]:/.test(field))
+  await send('d7:0')
+  await queue.reclaim('d7', DEAD)
+  await queue.reclaim('d7', DEAD)
+  assert.deepEqual(await send('d7:0'), { kind: 'stored' })
+  assert.deepEqual(await drain(queue), ['d7:0'])
+
+  await store.redis.hincrby(`${queue.base}meta`, 'd:d7', -HOUR_MS - 1)
+  await queue.reclaim('d7', DEAD)
+  assert.deepEqual(await writers(), [], 'an hour later nobody sends it again')
 })
 
 test('two reapers that find the same dead slot take its messages back once', async (t) => {
@@ -102,14 +123,15 @@ test('a page full of kept batches hides nothing behind it', async (t) => {
 test('a dead slot that holds nothing leaves nothing of its name behind', async (t) => {
   const { store, queue, another } = await openTestQueue(t, { levels: 2 })
   const { store: dying, queue: elsewhere } = await another()
-  await publish(elsewhere, 'a', { body: 'b', priority: 1 })
+  await publish(queue, 'a', { body: 'b', priority: 1 })
   await elsewhere.take(1, false)
   await elsewhere.lease({ max: 1, leaseMs: HOUR_MS, waitMs: 0, consumer: 'c' })
   await elsewhere.take(1, true)
   const { name } = dying.slot
   assert.ok((await queueHolders(store.redis, queue)).includes(name))
   await queue.reclaim(name, DEAD)
-  assert.deepEqual(await queueHolders(store.redis, queue), [])
+  const left = await queueHolders(store.redis, queue)
+  assert.deepEqual(left, [store.slot.name], 'which published')
 })
 
 test('a key whose message a dead slot held opens with that message', async (t) => {

@@ -34,7 +34,10 @@ export const drop = script(
 )
 
 /** A letter a message; undefined when all were stored. */
-export type AppendOutcome = Absent | { readonly kind: 'stored'; readonly letters?: Buffer }
+export type AppendOutcome =
+  | Absent
+  | { readonly kind: 'stored'; readonly letters?: Buffer }
+  | { readonly kind: 'late' }
 
 export const append = script(
   'append',
@@ -53,7 +56,7 @@ export const append = script(
   ],
   ([kind, letters]): AppendOutcome => {
     const outcome = word(kind)
-    if (outcome === 'stored') return { kind: outcome }
+    if (outcome === 'stored' || outcome === 'late') return { kind: outcome }
     if (outcome === 'mixed') return { kind: 'stored', letters: letters as Buffer }
     return absent(outcome, 'append')
   },

@@ -1,14 +1,20 @@
 /**
  * A process's name in the consumer groups, and its ear for wake-ups.
  *
- * A name is new at each start (`d1042`, from a counter) and alive while its heartbeat key is. What a
- * name without heartbeat holds is reclaimed by any reaper. A process that was paused past its
- * heartbeat finds its key gone: what it held is someone else's by then, so it goes on under a new
- * name and tells `onLost`.
+ * A name is new at each start and alive while its heartbeat key is. What a name without heartbeat
+ * holds is reclaimed by any reaper. A process that was paused past its heartbeat finds its key gone:
+ * what it held is someone else's by then, so it goes on under a new name and tells `onLost`.
+ *
+ * The number in a name is random. A counter in Redis would come back with an older copy of its data
+ * and give a name twice: two processes would pass for one, and appends of the one for the other's.
  */
+import { randomInt } from 'node:crypto'
 import { limits, type Report } from '@sluice/core'
 import type { Redis } from 'ioredis'
 import { AGENDA_CHANNEL, SLOTS_BASE, wakeChannel } from './keys.ts'
+
+/** Lua writes a number of more than 14 digits with an exponent. */
+const NUMBERS = 1e14
 
 const ALL = `${SLOTS_BASE}all`
 const aliveKey = (slot: string) => `${SLOTS_BASE}alive:${slot}`
@@ -127,7 +133,7 @@ export class Slot {
 
   async #take(): Promise<void> {
     const previous = this.#name
-    const name = `d${await this.#redis.incr(`${SLOTS_BASE}counter`)}`
+    const name = `d${randomInt(1, NUMBERS)}`
     await this.#redis.set(aliveKey(name), process.pid, 'PX', limits.SLOT_TTL_MS)
     await this.#redis.sadd(ALL, name)
     await this.#subscriber.subscribe(wakeChannel(name))

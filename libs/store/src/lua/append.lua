@@ -2,12 +2,13 @@
   append: store up to 128 messages, in order, as one stream entry a priority level.
 
   Stored exactly once: a repeated call with the same writer and sequence answers what the first one
-  answered and stores nothing. Limits and de-duplication hold for each message on its own; a refused
+  answered and stores nothing; so does one that arrives after a later call of its writer, out of a
+  connection that was given up on. Limits and de-duplication hold for each message on its own; a refused
   message leaves no de-duplication id behind.
 
   ARGV[1] options   see prelude
   ARGV[2] epoch     the queue's, as the topology knows it
-  ARGV[3] writer    'slot:lane'; each has at most one append in flight
+  ARGV[3] writer    'slot:lane', never used again by another; each has at most one append in flight
   ARGV[4] sequence  counts the writer's appends
   ARGV[5] count     messages in `records`
   ARGV[6] records   per message '>I4' size and its bytes
@@ -19,6 +20,7 @@
 
   Returns {'stored'}: all of them
        or {'mixed', outcomes}: a letter a message, s(tored), d(uplicate) or f(ull)
+       or {'late'}: the writer had its answer long ago
        or {'gone'}: the queue was deleted
        or {'missing'}: the queue has no keys yet
 ]]
@@ -36,6 +38,9 @@ if meta[3] then
   local seen, outcomes = string.match(meta[3], '^(%d+) ?(%a*)$')
   if seen == sequence then
     return outcomes == '' and {'stored'} or {'mixed', outcomes}
+  end
+  if tonumber(seen) > tonumber(sequence) then
+    return {'late'}
   end
 end
 

@@ -14,7 +14,8 @@
     partial        hash  entry id (level 0) or 'level:id' -> bitmap of records that left the batch
     heads, parked  ordering keys: hash key -> the one message of it outside `parked`; zset of the key's
                    length in a byte, the key, the ref: no key is the start of another's members
-    meta           hash  epoch, gone, counters, agenda, and 'w:<writer>' -> the writer's last append
+    meta           hash  epoch, gone, counters, agenda, 'w:<writer>' -> the writer's last append, and
+                   'd:<slot>' -> when a slot that was a writer was found dead, ms
     waiting        set   slots that want a wake-up
     consumers      hash  id -> 'slot order priority exclusive'; meta's 'active' names the single one
     dedup:<epoch>:<bucket>  set of de-duplication ids

@@ -4,7 +4,8 @@
   For a dead slot everything; for a live one that lost a reply (it cannot know what the lost take
   gave it) everything but `keep`. Each message becomes ready at its old position, its delivery
   counted as failed when the slot is dead, or goes to the dead letters past the delivery limit.
-  A dead slot that holds nothing is forgotten by the group.
+  A dead slot that holds nothing is forgotten by the group. Its last appends are remembered for an
+  hour more: a process that was cut off may send them again.
 
   ARGV[1] options  see prelude
   ARGV[2] slot     whose, e.g. d12
@@ -24,6 +25,7 @@ end
 local moved, more = 0, false
 local failures = dead and 1 or 0
 local PAGE = 64
+local WRITERS_MS = 3600000
 
 local function giveBack(ref, value)
   local acquired, failed, _, holder, failure = readTally(ref)
@@ -97,10 +99,15 @@ if dead and not more then
   if active then
     passOn(active)
   end
+  local writers = {}
   for _, field in ipairs(call('HKEYS', META)) do
     if string.sub(field, 1, #slot + 3) == 'w:' .. slot .. ':' then
-      call('HDEL', META, field)
+      writers[#writers + 1] = field
     end
+  end
+  if #writers > 0 and call('HSETNX', META, 'd:' .. slot, clock()) == 0
+    and clock() - call('HGET', META, 'd:' .. slot) > WRITERS_MS then
+    call('HDEL', META, 'd:' .. slot, unpack(writers))
   end
 end
 commit()
