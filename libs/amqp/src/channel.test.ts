@@ -1,5 +1,5 @@
 /**
- * Channels and contents over a real socket: order, what each wrong frame costs, and what is bounded.
+ * Channels and contents over a real socket: order, what a wrong frame costs, what is bounded.
  * The numbers are those of the behaviours that docs/amqp.md lists.
  */
 import assert from 'node:assert/strict'

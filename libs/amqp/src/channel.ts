@@ -169,7 +169,7 @@ export class Channel {
     )
   }
 
-  /** Ends the channel, or the connection when the error's code says so: for errors that come late. */
+  /** Ends the channel, or the connection when the code says so: for errors that come late. */
   fail(error: unknown, methodId = 0): void {
     if (this.open) this.connection.fail(error, this, methodId)
   }

@@ -15,14 +15,9 @@
 import type { Duplex } from 'node:stream'
 import { limits, type Report } from '@sluice/core'
 import { AmqpError, REPLY_CODES } from './amqp-error.ts'
-import {
-  Channel,
-  type ChannelHandler,
-  readMethod,
-  readMethodId,
-  replyText,
-  strangeFrame,
-} from './channel.ts'
+import { Channel, readMethod, readMethodId, replyText, strangeFrame } from './channel.ts'
+import { Channels } from './channels.ts'
+import type { ConnectionHandler, ConnectionOptions } from './connection-handler.ts'
 import { FRAME, FRAME_MAX_MIN, FrameReader } from './frame-reader.ts'
 import { FrameWriter } from './frame-writer.ts'
 import {
@@ -33,44 +28,11 @@ import {
   readGreeting,
   type Tuning,
 } from './handshake.ts'
+import { startHeartbeat } from './heartbeat.ts'
 import { Output } from './output.ts'
-import { type Credentials, type Mechanism, readCredentials } from './sasl.ts'
+import { readCredentials } from './sasl.ts'
 import { type ClientMethod, type ConnectionStartOk, METHOD_IDS } from './spec.ts'
 import type { Table } from './values.ts'
-
-/** What the embedding server does for one connection. */
-export interface ConnectionHandler {
-  /** True when the client is who it says. What it throws fails the handshake. */
-  authenticate(credentials: Credentials): Promise<boolean>
-  /** Admits the client to a vhost, or throws AmqpError 530. */
-  open(vhost: string): Promise<void>
-  /** A new password or token for the same user; throws AmqpError 530 to refuse it. */
-  updateSecret(secret: string): Promise<void>
-  /** A channel was opened. Throws AmqpError to refuse it. */
-  channel(channel: Channel): ChannelHandler
-  /** More may be sent: `writable` was false and is true again. */
-  writable(): void
-  /**
-   * The connection is gone and its channels are closed: delete what was exclusive to it. Called
-   * exactly once; connection.close-ok waits for it when the client closed.
-   */
-  closed(): void | Promise<void>
-}
-
-export interface ConnectionOptions extends Tuning {
-  /** product, version and the like; the capabilities are added to them. */
-  readonly serverProperties: Table
-  readonly mechanisms: readonly Mechanism[]
-  readonly messageBytesMax: number
-  /** What AMQP calls an error of the embedding server; undefined = unexpected: 541, reported. */
-  readonly refusal: (error: unknown) => AmqpError | undefined
-  readonly report: Report
-  /** A likely mistake of whoever connected, for the log: an HTTP request, a TLS handshake. */
-  readonly hint: (what: string) => void
-  readonly handshakeMsMax?: number
-  readonly failureDelayMs?: number
-  readonly closeMsMax?: number
-}
 
 type State =
   | 'header'
@@ -104,12 +66,7 @@ export class Connection {
 
   #state: State = 'header'
   #greeting: Buffer = Buffer.alloc(0)
-  readonly #channels = new Map<number, Channel>()
-  /** Numbers of channels that were closed, as bits: late acknowledgements for them are no error. */
-  #used: Uint8Array | undefined
-  /** Channels whose number is free and whose handlers are not done. */
-  readonly #ends = new Set<Promise<void>>()
-  #last: Channel | undefined
+  readonly #channels = new Channels()
   #pauses = 0
   #waitingBytes = 0
   #assemblingBytes = 0
@@ -164,7 +121,7 @@ export class Connection {
     return this.#state === 'running'
   }
 
-  /** connection.close or close-ok was sent: nothing may follow but an answer to the other's close. */
+  /** connection.close or close-ok was sent: nothing may follow but an answer to the other's. */
   get ended(): boolean {
     return this.#state === 'closed' || this.#state === 'lost'
   }
@@ -238,16 +195,7 @@ export class Connection {
 
   /** For Channel: its number is free again; its handler may still be at `end`. */
   forget(channel: Channel, end?: Promise<void>): void {
-    if (end !== undefined) {
-      const settled = end.catch(() => {}) // reported where it was begun
-      this.#ends.add(settled)
-      settled.then(() => this.#ends.delete(settled)).catch(this.report)
-    }
-    if (this.#channels.get(channel.id) !== channel) return
-    this.#channels.delete(channel.id)
-    this.#used ??= new Uint8Array(65_536 / 8)
-    this.#used[channel.id >> 3]! |= 1 << (channel.id & 7)
-    this.#last = undefined
+    this.#channels.forget(channel, end)
   }
 
   /** An error ends `channel`, or the connection when it has none or its code says so. */
@@ -318,12 +266,8 @@ export class Connection {
   }
 
   readonly #frame = (type: number, id: number, payload: Buffer): void => {
-    let channel = this.#last
     if (this.#state === 'running' && id !== 0) {
-      if (channel === undefined || channel.id !== id) {
-        channel = this.#channels.get(id)
-        this.#last = channel
-      }
+      const channel = this.#channels.get(id)
       if (channel !== undefined) channel.frame(type, payload)
       else this.#unopened(type, id, payload)
     } else {
@@ -342,7 +286,7 @@ export class Connection {
       }
       const methodId = type === FRAME.method ? readMethodId(payload) : 0
       if (methodId !== METHOD_IDS['channel.open']) {
-        if (this.#wasOpen(id) && SETTLES.has(methodId)) return
+        if (this.#channels.wasOpen(id) && SETTLES.has(methodId)) return
         throw type === FRAME.method
           ? new AmqpError(REPLY_CODES.channelError, "expected 'channel.open'", methodId)
           : new AmqpError(
@@ -361,15 +305,11 @@ export class Connection {
       }
       const channel = new Channel(this, id)
       channel.attach(this.#handler.channel(channel))
-      this.#channels.set(id, channel)
+      this.#channels.add(channel)
       channel.send({ name: 'channel.open-ok' })
     } catch (error) {
       this.fail(error)
     }
-  }
-
-  #wasOpen(id: number): boolean {
-    return this.#used !== undefined && (this.#used[id >> 3]! & (1 << (id & 7))) !== 0
   }
 
   // Channel 0
@@ -474,7 +414,11 @@ export class Connection {
     this.#reader.tune(frameMax)
     this.writer.tune(frameMax)
     this.#state = 'opening'
-    if (heartbeatS > 0) this.#beat(heartbeatS)
+    this.#heartbeat = startHeartbeat(heartbeatS, this.writer, this.output, {
+      // Whoever is not read cannot be heard.
+      heard: () => (this.#pauses === 0 ? this.#received : Number.NaN),
+      silent: () => this.#socket.destroy(),
+    })
   }
 
   async #open(vhost: string): Promise<void> {
@@ -495,7 +439,7 @@ export class Connection {
   async #closedByClient(): Promise<void> {
     this.#state = 'closing'
     // What was sent before the close counts: publishes may wait behind a slow declare.
-    await Promise.all([...this.#channels.values()].map((channel) => channel.idle()))
+    await this.#channels.idle()
     await this.#finish()
     if (this.#state !== 'closing') return
     this.#closeOk()
@@ -558,11 +502,7 @@ export class Connection {
   /** Ends every channel, then tells the handler; once. */
   #finish(): Promise<void> {
     this.#finished ??= (async () => {
-      const channels = [...this.#channels.values()]
-      const ends = await Promise.allSettled(channels.map((channel) => channel.drop()))
-      for (const end of ends) if (end.status === 'rejected') this.report(end.reason)
-      this.#channels.clear()
-      await Promise.all(this.#ends)
+      for (const error of await this.#channels.drop()) this.report(error)
       await this.#handler.closed()
     })()
     return this.#finished
@@ -589,27 +529,6 @@ export class Connection {
   #writableAgain(): void {
     this.#resume(PAUSE.unread)
     if (this.running) this.#handler.writable()
-  }
-
-  /** Sends a heartbeat when idle for half the interval; hangs up after two silent intervals. */
-  #beat(heartbeatS: number): void {
-    let flushes = this.output.flushes
-    let received = this.#received
-    let ticks = 0
-    let silent = 0
-    this.#heartbeat = setInterval(() => {
-      if (this.output.flushes === flushes) {
-        this.writer.heartbeat()
-        flushes++ // that one is no news
-      } else {
-        flushes = this.output.flushes
-      }
-      if (++ticks % 2 !== 0) return
-      // Whoever is not read cannot be heard.
-      silent = this.#received === received && this.#pauses === 0 ? silent + 1 : 0
-      received = this.#received
-      if (silent >= 2) this.#socket.destroy()
-    }, heartbeatS * 500)
   }
 }
 

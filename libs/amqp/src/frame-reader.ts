@@ -24,7 +24,7 @@ const HEADER_SIZE = 7
 const END_SIZE = 1
 /** RabbitMQ lets frames be this much too large, since some clients forget a frame's overhead. */
 const SLACK = 8
-/** So many pieces of one frame are put together, lest a frame sent octet by octet cost 100 times its size. */
+/** More pieces are put together: a frame sent octet by octet would cost 100 times its size. */
 const PIECES_MAX = 128
 
 /** `payload` is a view of the socket's chunk; whoever keeps it keeps the whole chunk in memory. */

@@ -13,7 +13,7 @@ import { type Output, SLAB_BYTES } from './output.ts'
 import { METHOD_IDS, type Method, type ServerMethod, writeMethod } from './spec.ts'
 import { ValueWriter } from './values.ts'
 
-/** Properties and bodies up to this size are copied; a larger one costs less as a chunk of its own. */
+/** Properties and bodies up to this size are copied; larger ones cost less as chunks. */
 const COPY_BYTES_MAX = 4096
 /** Room for a frame of any hand-shaped method: three short strings and some numbers. */
 const METHOD_ROOM = 3 * 256 + 64
