@@ -4,7 +4,8 @@
  *
  * A line is `id name direction fields`. Direction: `>` sent by clients, `<` by the server, `=` by
  * both. A field is `name:type`; one in parentheses is reserved: written as zero, skipped when read.
- * Consecutive bits share octets.
+ * Consecutive bits share octets. A line that begins with a field goes on with
+ * the one before.
  */
 
 export interface MethodClass {
@@ -18,7 +19,8 @@ export const METHOD_CLASSES: readonly MethodClass[] = [
     id: 10,
     name: 'connection',
     methods: `
-      10 start < versionMajor:octet versionMinor:octet serverProperties:table mechanisms:longstr locales:longstr
+      10 start < versionMajor:octet versionMinor:octet serverProperties:table
+        mechanisms:longstr locales:longstr
       11 start-ok > clientProperties:table mechanism:shortstr response:longbytes locale:shortstr
       20 secure < challenge:longbytes
       21 secure-ok > response:longbytes
@@ -48,35 +50,42 @@ export const METHOD_CLASSES: readonly MethodClass[] = [
     id: 30,
     name: 'access',
     methods: `
-      10 request > (realm:shortstr) (exclusive:bit) (passive:bit) (active:bit) (write:bit) (read:bit)
+      10 request > (realm:shortstr) (exclusive:bit) (passive:bit) (active:bit) (write:bit)
+        (read:bit)
       11 request-ok < ticket:short`,
   },
   {
     id: 40,
     name: 'exchange',
     methods: `
-      10 declare > (ticket:short) exchange:shortstr type:shortstr passive:bit durable:bit autoDelete:bit internal:bit noWait:bit arguments:table
+      10 declare > (ticket:short) exchange:shortstr type:shortstr passive:bit durable:bit
+        autoDelete:bit internal:bit noWait:bit arguments:table
       11 declare-ok <
       20 delete > (ticket:short) exchange:shortstr ifUnused:bit noWait:bit
       21 delete-ok <
-      30 bind > (ticket:short) destination:shortstr source:shortstr routingKey:shortstr noWait:bit arguments:table
+      30 bind > (ticket:short) destination:shortstr source:shortstr routingKey:shortstr
+        noWait:bit arguments:table
       31 bind-ok <
-      40 unbind > (ticket:short) destination:shortstr source:shortstr routingKey:shortstr noWait:bit arguments:table
+      40 unbind > (ticket:short) destination:shortstr source:shortstr routingKey:shortstr
+        noWait:bit arguments:table
       51 unbind-ok <`,
   },
   {
     id: 50,
     name: 'queue',
     methods: `
-      10 declare > (ticket:short) queue:shortstr passive:bit durable:bit exclusive:bit autoDelete:bit noWait:bit arguments:table
+      10 declare > (ticket:short) queue:shortstr passive:bit durable:bit exclusive:bit
+        autoDelete:bit noWait:bit arguments:table
       11 declare-ok < queue:shortstr messageCount:long consumerCount:long
-      20 bind > (ticket:short) queue:shortstr exchange:shortstr routingKey:shortstr noWait:bit arguments:table
+      20 bind > (ticket:short) queue:shortstr exchange:shortstr routingKey:shortstr
+        noWait:bit arguments:table
       21 bind-ok <
       30 purge > (ticket:short) queue:shortstr noWait:bit
       31 purge-ok < messageCount:long
       40 delete > (ticket:short) queue:shortstr ifUnused:bit ifEmpty:bit noWait:bit
       41 delete-ok < messageCount:long
-      50 unbind > (ticket:short) queue:shortstr exchange:shortstr routingKey:shortstr arguments:table
+      50 unbind > (ticket:short) queue:shortstr exchange:shortstr routingKey:shortstr
+        arguments:table
       51 unbind-ok <`,
   },
   {
@@ -85,15 +94,19 @@ export const METHOD_CLASSES: readonly MethodClass[] = [
     methods: `
       10 qos > prefetchSize:long prefetchCount:short global:bit
       11 qos-ok <
-      20 consume > (ticket:short) queue:shortstr consumerTag:shortstr noLocal:bit noAck:bit exclusive:bit noWait:bit arguments:table
+      20 consume > (ticket:short) queue:shortstr consumerTag:shortstr noLocal:bit noAck:bit
+        exclusive:bit noWait:bit arguments:table
       21 consume-ok < consumerTag:shortstr
       30 cancel = consumerTag:shortstr noWait:bit
       31 cancel-ok = consumerTag:shortstr
-      40 publish > (ticket:short) exchange:shortstr routingKey:shortstr mandatory:bit immediate:bit
+      40 publish > (ticket:short) exchange:shortstr routingKey:shortstr mandatory:bit
+        immediate:bit
       50 return < replyCode:short replyText:shortstr exchange:shortstr routingKey:shortstr
-      60 deliver < consumerTag:shortstr deliveryTag:longlong redelivered:bit exchange:shortstr routingKey:shortstr
+      60 deliver < consumerTag:shortstr deliveryTag:longlong redelivered:bit
+        exchange:shortstr routingKey:shortstr
       70 get > (ticket:short) queue:shortstr noAck:bit
-      71 get-ok < deliveryTag:longlong redelivered:bit exchange:shortstr routingKey:shortstr messageCount:long
+      71 get-ok < deliveryTag:longlong redelivered:bit exchange:shortstr routingKey:shortstr
+        messageCount:long
       72 get-empty < (clusterId:shortstr)
       80 ack = deliveryTag:longlong multiple:bit
       90 reject > deliveryTag:longlong requeue:bit
@@ -121,3 +134,11 @@ export const METHOD_CLASSES: readonly MethodClass[] = [
       31 rollback-ok <`,
   },
 ]
+
+/** The words of each method's line: id, name, direction, fields. */
+export function methodLines({ methods }: MethodClass): string[][] {
+  return methods
+    .trim()
+    .split(/\n\s+(?=\d)/)
+    .map((line) => line.split(/\s+/))
+}

@@ -7,7 +7,7 @@
 import { execFileSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { METHOD_CLASSES } from './amqp-methods.ts'
+import { METHOD_CLASSES, type MethodClass, methodLines } from './amqp-methods.ts'
 
 type FieldType = keyof typeof TYPES
 
@@ -47,20 +47,15 @@ if (!process.argv.includes('--check')) {
   throw new Error('libs/amqp/src/spec.ts is out of date: run node tools/amqp-spec.ts')
 }
 
-function parse({ id, name, methods }: (typeof METHOD_CLASSES)[number]): Method[] {
-  return methods
-    .trim()
-    .split('\n')
-    .map((line) => {
-      const [method = '', short = '', direction = '', ...fields] = line.trim().split(' ')
-      return {
-        id: id * 0x10000 + Number(method),
-        name: `${name}.${short}`,
-        type: pascal(`${name}-${short}`),
-        direction: direction as Method['direction'],
-        fields: fields.map(parseField),
-      }
-    })
+function parse(methodClass: MethodClass): Method[] {
+  const { id, name } = methodClass
+  return methodLines(methodClass).map(([method = '', short = '', direction = '', ...fields]) => ({
+    id: id * 0x10000 + Number(method),
+    name: `${name}.${short}`,
+    type: pascal(`${name}-${short}`),
+    direction: direction as Method['direction'],
+    fields: fields.map(parseField),
+  }))
 }
 
 function parseField(text: string): Field {

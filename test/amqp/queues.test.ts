@@ -111,7 +111,7 @@ test("no. 44, 46: an exclusive queue is its connection's, and goes with it", asy
   await owner.queue('q', { exclusive: true, durable: false })
   await owner.queue('q', { exclusive: true, durable: false })
   const locked =
-    /^channel RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'q' in vhost '.*'\. It could be originally declared on another connection.*\(405/
+    /^channel RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'q' .*\(405/
   const methods: ClientMethod[] = [
     declareQueue('q', { exclusive: true, durable: false }),
     declareQueue('q', { passive: true }),

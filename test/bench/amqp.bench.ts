@@ -1,12 +1,12 @@
 /**
- * Publish, confirm, deliver, acknowledge over AMQP: Sluice and RabbitMQ in turn, one machine, one run.
+ * Publish, confirm, deliver, acknowledge over AMQP: Sluice and RabbitMQ in turn, in one run.
  *
  * Method: a private Redis (`everysec`, then `always`) with the broker in one process; a RabbitMQ of
  * this bench's own or RABBITMQ_URL, with a durable classic queue. Two producers with 512 publishes
  * unconfirmed at most, 256-byte bodies; two consumers, prefetch 250, every delivery acknowledged by
  * itself. Rates are deliveries a second, the median of three rounds. Latency is from publish to
- * delivery at half of RabbitMQ's top rate. CPU is that of the broker (Node and Redis, or Erlang) per
- * message. `ROUND_MS`, `SHORT=1`.
+ * delivery at half of RabbitMQ's top rate. CPU is that of the broker (Node and Redis, or Erlang)
+ * per message. `ROUND_MS`, `SHORT=1`.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { privateRedis } from '@sluice/testkit'

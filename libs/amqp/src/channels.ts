@@ -1,5 +1,14 @@
 /** The channels of one connection, by number, and what is left of those that were closed. */
-import type { Channel } from './channel.ts'
+import { AmqpError, REPLY_CODES } from './amqp-error.ts'
+import { type Channel, readMethod, readMethodId, strangeFrame } from './channel.ts'
+import { FRAME } from './frame-reader.ts'
+import { METHOD_IDS } from './spec.ts'
+
+const SETTLES: ReadonlySet<number> = new Set([
+  METHOD_IDS['basic.ack'],
+  METHOD_IDS['basic.nack'],
+  METHOD_IDS['basic.reject'],
+])
 
 export class Channels {
   readonly #open = new Map<number, Channel>()
@@ -10,10 +19,6 @@ export class Channels {
   /** Handlers of closed channels that are not done. */
   readonly #ends = new Set<Promise<void>>()
 
-  get size(): number {
-    return this.#open.size
-  }
-
   get(id: number): Channel | undefined {
     if (this.#last?.id !== id) this.#last = this.#open.get(id)
     return this.#last
@@ -23,8 +28,37 @@ export class Channels {
     this.#open.set(channel.id, channel)
   }
 
+  /**
+   * Whether a frame for a channel that is not open is its channel.open; false for one to ignore, an
+   * acknowledgement that crossed our close. Throws AmqpError for any other.
+   */
+  opens(type: number, id: number, payload: Buffer, channelMax: number): boolean {
+    if (type === FRAME.header || type === FRAME.body) {
+      throw new AmqpError(
+        REPLY_CODES.unexpectedFrame,
+        'expected method frame, got non method frame instead',
+      )
+    }
+    if (type !== FRAME.method) throw strangeFrame(type, payload)
+    const methodId = readMethodId(payload)
+    if (methodId !== METHOD_IDS['channel.open']) {
+      if (this.#wasOpen(id) && SETTLES.has(methodId)) return false
+      throw new AmqpError(REPLY_CODES.channelError, "expected 'channel.open'", methodId)
+    }
+    readMethod(methodId, payload)
+    const { size } = this.#open
+    if (channelMax !== 0 && size >= channelMax) {
+      throw new AmqpError(
+        REPLY_CODES.notAllowed,
+        `number of channels opened (${size}) has reached the negotiated channel_max (${channelMax})`,
+        methodId,
+      )
+    }
+    return true
+  }
+
   /** Whether a channel of this number was open before. */
-  wasOpen(id: number): boolean {
+  #wasOpen(id: number): boolean {
     return this.#used !== undefined && (this.#used[id >> 3]! & (1 << (id & 7))) !== 0
   }
 

@@ -30,6 +30,7 @@ import {
 } from './handshake.ts'
 import { startHeartbeat } from './heartbeat.ts'
 import { Output } from './output.ts'
+import { PAUSE, Pace } from './pace.ts'
 import { readCredentials } from './sasl.ts'
 import { type ClientMethod, type ConnectionStartOk, METHOD_IDS } from './spec.ts'
 import type { Table } from './values.ts'
@@ -45,14 +46,12 @@ type State =
   | 'closed'
   | 'lost'
 
-/** Why nothing is read: bits, since there may be several reasons. */
-const PAUSE = { step: 1, waiting: 2, unread: 4, alarm: 8 } as const
-
 export class Connection {
   readonly #socket: Duplex
   readonly #options: ConnectionOptions
   readonly #handler: ConnectionHandler
   readonly #reader: FrameReader
+  readonly #pace: Pace
   readonly output: Output
   readonly writer: FrameWriter
   /** Settles when the socket is gone and the handler has heard of it. Never rejects. */
@@ -67,8 +66,6 @@ export class Connection {
   #state: State = 'header'
   #greeting: Buffer = Buffer.alloc(0)
   readonly #channels = new Channels()
-  #pauses = 0
-  #waitingBytes = 0
   #assemblingBytes = 0
   #alarm: string | undefined
   #alarmTold = false
@@ -89,6 +86,7 @@ export class Connection {
     this.output = new Output(socket, () => this.#writableAgain())
     this.writer = new FrameWriter(this.output, FRAME_MAX_MIN)
     this.#reader = new FrameReader(limits.AMQP_HANDSHAKE_FRAME_MAX, this.#frame)
+    this.#pace = new Pace(socket, this.#reader, () => this.#readOn())
     this.#handler = handlerFor(this)
     this.closed = new Promise((resolve) => {
       socket.once('close', () => {
@@ -163,13 +161,13 @@ export class Connection {
     this.#alarm = undefined
     if (this.#alarmTold && this.running) this.writer.method(0, { name: 'connection.unblocked' })
     this.#alarmTold = false
-    this.#resume(PAUSE.alarm)
+    this.#pace.resume(PAUSE.alarm)
   }
 
   /** For Channel: a publish is complete. */
   published(): void {
-    if (this.#alarm === undefined || (this.#pauses & PAUSE.alarm) !== 0) return
-    this.#pause(PAUSE.alarm)
+    if (this.#alarm === undefined || this.#pace.has(PAUSE.alarm)) return
+    this.#pace.pause(PAUSE.alarm)
     if (!this.capabilities.has('connection.blocked')) return
     this.#alarmTold = true
     this.writer.method(0, { name: 'connection.blocked', reason: this.#alarm })
@@ -177,11 +175,7 @@ export class Connection {
 
   /** For Channel: more (or fewer) bytes wait behind a method under way. */
   waiting(bytes: number): void {
-    this.#waitingBytes += bytes
-    if (this.#waitingBytes > limits.AMQP_WAITING_BYTES_MAX) this.#pause(PAUSE.waiting)
-    else if (bytes < 0 && this.#waitingBytes <= limits.AMQP_WAITING_BYTES_MAX / 2) {
-      this.#resume(PAUSE.waiting)
-    }
+    this.#pace.waiting(bytes)
   }
 
   /** For Content: more (or fewer) bytes of unfinished messages are held. */
@@ -274,35 +268,14 @@ export class Connection {
       this.#control(type, id, payload)
     }
     if (this.output.pending > limits.AMQP_UNREAD_BYTES_MAX && !this.output.writable) {
-      this.#pause(PAUSE.unread)
+      this.#pace.pause(PAUSE.unread)
     }
   }
 
   /** A frame for a channel that is not open: only channel.open is right. */
   #unopened(type: number, id: number, payload: Buffer): void {
     try {
-      if (type !== FRAME.method && type !== FRAME.header && type !== FRAME.body) {
-        throw strangeFrame(type, payload)
-      }
-      const methodId = type === FRAME.method ? readMethodId(payload) : 0
-      if (methodId !== METHOD_IDS['channel.open']) {
-        if (this.#channels.wasOpen(id) && SETTLES.has(methodId)) return
-        throw type === FRAME.method
-          ? new AmqpError(REPLY_CODES.channelError, "expected 'channel.open'", methodId)
-          : new AmqpError(
-              REPLY_CODES.unexpectedFrame,
-              'expected method frame, got non method frame instead',
-            )
-      }
-      readMethod(methodId, payload)
-      const { channelMax } = this.tuned
-      if (channelMax !== 0 && this.#channels.size >= channelMax) {
-        throw new AmqpError(
-          REPLY_CODES.notAllowed,
-          `number of channels opened (${this.#channels.size}) has reached the negotiated channel_max (${channelMax})`,
-          methodId,
-        )
-      }
+      if (!this.#channels.opens(type, id, payload, this.tuned.channelMax)) return
       const channel = new Channel(this, id)
       channel.attach(this.#handler.channel(channel))
       this.#channels.add(channel)
@@ -372,10 +345,10 @@ export class Connection {
 
   /** A step of channel 0 that takes its time; nothing is read until it is done. */
   #step(step: Promise<void>, methodId: number): void {
-    this.#pause(PAUSE.step)
+    this.#pace.pause(PAUSE.step)
     step
       .catch((error) => this.fail(error, undefined, methodId))
-      .then(() => this.#resume(PAUSE.step))
+      .then(() => this.#pace.resume(PAUSE.step))
       .catch(this.report)
   }
 
@@ -416,7 +389,7 @@ export class Connection {
     this.#state = 'opening'
     this.#heartbeat = startHeartbeat(heartbeatS, this.writer, this.output, {
       // Whoever is not read cannot be heard.
-      heard: () => (this.#pauses === 0 ? this.#received : Number.NaN),
+      heard: () => (this.#pace.paused ? Number.NaN : this.#received),
       silent: () => this.#socket.destroy(),
     })
   }
@@ -508,35 +481,18 @@ export class Connection {
     return this.#finished
   }
 
-  // Pace
-
-  #pause(reason: number): void {
-    if (this.#pauses === 0) {
-      this.#reader.pause()
-      this.#socket.pause()
-    }
-    this.#pauses |= reason
-  }
-
-  #resume(reason: number): void {
-    if ((this.#pauses & reason) === 0) return
-    this.#pauses &= ~reason
-    if (this.#pauses !== 0 || this.#state === 'lost') return
+  /** Takes the frames that wait; false when there is nothing to read from any more. */
+  #readOn(): boolean {
+    if (this.#state === 'lost') return false
     this.#read(() => this.#reader.resume())
-    if (this.#pauses === 0) this.#socket.resume()
+    return true
   }
 
   #writableAgain(): void {
-    this.#resume(PAUSE.unread)
+    this.#pace.resume(PAUSE.unread)
     if (this.running) this.#handler.writable()
   }
 }
-
-const SETTLES: ReadonlySet<number> = new Set([
-  METHOD_IDS['basic.ack'],
-  METHOD_IDS['basic.nack'],
-  METHOD_IDS['basic.reject'],
-])
 
 function isTable(value: unknown): value is Table {
   return value instanceof Object && Object.getPrototypeOf(value) === Object.prototype

@@ -8,7 +8,8 @@
  *
  * Hot path: runs for every byte a client sends. A frame that lies whole within a chunk is passed
  * on without a copy and without allocating more than its view; a split frame is copied
- * once, more often only when it comes in very small pieces. Measured by test/bench/frame-reader.bench.ts.
+ * once, more often only when it comes in very small pieces. Measured by
+ * test/bench/frame-reader.bench.ts.
  */
 import { AmqpError, REPLY_CODES } from './amqp-error.ts'
 

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { METHOD_CLASSES } from '../../../tools/amqp-methods.ts'
+import { METHOD_CLASSES, methodLines } from '../../../tools/amqp-methods.ts'
 import { encodeMethod } from './frame-writer.ts'
 import { METHOD_IDS, type Method, methodName, readClientMethod, readServerMethod } from './spec.ts'
 import { ValueReader } from './values.ts'
@@ -24,9 +24,9 @@ const VALUES: Record<string, fc.Arbitrary<unknown>> = {
   }),
 }
 
-for (const { id, name, methods } of METHOD_CLASSES) {
-  for (const line of methods.trim().split('\n')) {
-    const [number = '', short = '', direction = '', ...fields] = line.trim().split(' ')
+for (const methodClass of METHOD_CLASSES) {
+  const { id, name } = methodClass
+  for (const [number = '', short = '', direction = '', ...fields] of methodLines(methodClass)) {
     const method = `${name}.${short}` as keyof typeof METHOD_IDS
     test(`${method} comes back as it was sent`, () => {
       assert.equal(METHOD_IDS[method], id * 0x10000 + Number(number))

@@ -37,7 +37,7 @@ export type FieldValue =
 
 export type Table = { [key: string]: FieldValue }
 
-/** Tables and arrays within each other. Real headers (x-death) need 3; the stack allows far more. */
+/** Tables and arrays within each other. Real headers (x-death) need 3, the stack allows more. */
 export const TABLE_DEPTH_MAX = 32
 
 /** Last second a Date can hold; a later timestamp is read as the number itself. */
