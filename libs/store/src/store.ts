@@ -251,6 +251,16 @@ export class Store {
     }
   }
 
+  /** Whether a process hears of messages sent directly to it. */
+  async hearsDirect(slot: string): Promise<boolean> {
+    try {
+      const [, listeners] = (await this.#work.pubsub('NUMSUB', directChannel(slot))) as unknown[]
+      return Number(listeners) > 0
+    } catch (error) {
+      throw unavailable(error)
+    }
+  }
+
   /** Hears of messages sent directly to this process. */
   async onDirect(listener: (address: string, record: MessageRecord) => void): Promise<void> {
     const channel = directChannel(this.slot.name)

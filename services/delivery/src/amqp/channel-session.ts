@@ -3,14 +3,14 @@
  * publishes. Numbers in comments are those of docs/amqp.md.
  */
 import type { Channel, ChannelHandler, ChannelMethod } from '@sluice/amqp'
-import type { MessageRecord } from '@sluice/store'
 import type { Delivery, GiveBack } from '../feed.ts'
 import type { AmqpConsumer } from './consumer.ts'
 import { Consuming } from './consuming.ts'
 import { withDeliveryCount } from './delivery-count.ts'
 import { type Outcome, Outstanding, REJECTED, REQUEUED } from './outstanding.ts'
 import { Publishing } from './publishing.ts'
-import { notFound, notImplemented, precondition } from './reply.ts'
+import { notFound, notImplemented, precondition, refused } from './reply.ts'
+import type { Answer } from './reply-to.ts'
 import type { Session } from './session.ts'
 import {
   bindExchange,
@@ -85,9 +85,9 @@ export class ChannelSession implements ChannelHandler {
   }
 
   /** 75: an answer for this channel; it is settled by being sent. */
-  deliverReply(consumerTag: string, record: MessageRecord): void {
+  deliverReply(consumerTag: string, answer: Answer): void {
     const tag = this.#outstanding.next()
-    const { exchange, routingKey, properties, body } = record
+    const { exchange, routingKey, properties, body } = answer
     this.channel.deliver(consumerTag, tag, false, exchange, routingKey, properties, body)
   }
 
@@ -213,6 +213,9 @@ export class ChannelSession implements ChannelHandler {
       case 'queue.bind':
       case 'queue.unbind': {
         const queue = this.#queueName(method.queue)
+        if (this.session.context.replyTo.isReplyQueue(queue)) {
+          throw refused('cannot bind or unbind to a volatile (direct reply-to) queue') // 75
+        }
         // 42: without queue and key, the key is the queue's name.
         const own = method.queue === '' && method.routingKey === ''
         await bindQueue(this.session, method, queue, own ? queue : method.routingKey)
@@ -230,8 +233,8 @@ export class ChannelSession implements ChannelHandler {
   }
 
   /** 54. */
-  #declareReplyQueue(queue: string): void {
-    if (!this.session.context.replyTo.knows(queue)) {
+  async #declareReplyQueue(queue: string): Promise<void> {
+    if (!(await this.session.context.replyTo.knows(queue))) {
       throw notFound(`no queue '${queue}' in vhost '${this.session.vhost}'`)
     }
     this.channel.send({ name: 'queue.declare-ok', queue, messageCount: 0, consumerCount: 1 })

@@ -13,7 +13,6 @@ import {
   REPLY_CODES,
 } from '@sluice/amqp'
 import { DEFAULT_EXCHANGE, type Message } from '@sluice/core'
-import { encodeRecord } from '@sluice/store'
 import type { Published, PublishReply, QueueEntry, RoutingTable } from '@sluice/topology'
 import {
   furtherKeys,
@@ -156,7 +155,7 @@ export class Publishing implements PublishReply {
   #sendReply(message: Message, mandatory: boolean, number: number): void {
     const { replyTo, deps } = this.#session.context
     replyTo
-      .send(message.routingKey, encodeRecord(message))
+      .send(message.routingKey, message)
       .then(
         (sent) => {
           if (!sent && mandatory) this.#return(message)

@@ -7,11 +7,15 @@
  * whose asker is gone is dropped (RabbitMQ documentation, direct-reply-to).
  */
 import { randomBytes } from 'node:crypto'
-import type { MessageRecord, Store } from '@sluice/store'
+import type { Message } from '@sluice/core'
+import { encodeRecord, type MessageRecord, type Store } from '@sluice/store'
 
 export const REPLY_TO = 'amq.rabbitmq.reply-to'
 
-export type OnReply = (record: MessageRecord) => void
+/** What is delivered of an answer. */
+export type Answer = Pick<MessageRecord, 'exchange' | 'routingKey' | 'properties' | 'body'>
+
+export type OnReply = (answer: Answer) => void
 
 export class ReplyTo {
   readonly #store: Store
@@ -47,14 +51,26 @@ export class ReplyTo {
     return name === REPLY_TO || this.isAddress(name)
   }
 
-  /** Hands an answer over; false when nobody waits at the address. */
-  async send(address: string, record: Buffer): Promise<boolean> {
-    const slot = address.slice(REPLY_TO.length + 1).split('.', 1)[0]!
-    return this.#store.sendDirect(slot, address, record)
+  /**
+   * Hands an answer over; false when nobody waits at the address, as far as it is of this process,
+   * or when the process that gave it is gone.
+   */
+  async send(address: string, message: Message): Promise<boolean> {
+    const slot = slotOf(address)
+    if (slot !== this.#store.slot.name) {
+      return this.#store.sendDirect(slot, address, encodeRecord(message))
+    }
+    const onReply = this.#waiting.get(address)
+    onReply?.(message)
+    return onReply !== undefined
   }
 
-  /** Whether somebody here waits at the address; elsewhere only sending tells. */
-  knows(address: string): boolean {
-    return this.#waiting.has(address)
+  /** Whether somebody waits at the address; of another process: whether that one is there. */
+  async knows(address: string): Promise<boolean> {
+    if (this.#waiting.has(address)) return true
+    const slot = slotOf(address)
+    return slot !== this.#store.slot.name && this.#store.hearsDirect(slot)
   }
 }
+
+const slotOf = (address: string): string => address.slice(REPLY_TO.length + 1).split('.', 1)[0]!
