@@ -39,12 +39,14 @@ export async function openTestQueue(
   const shared = await withRedis(t)
   const { vhost } = shared
   const reported: unknown[] = []
+  const opened: Store[] = []
   const all = { ...QUEUE_SETTINGS_DEFAULT, ...settings }
   const open = async (): Promise<Process> => {
     const store = await openStore({
       url: url ?? shared.url,
       report: (error) => reported.push(error),
     })
+    opened.push(store)
     return { store, queue: store.queue(vhost, 'orders', 1, all) }
   }
   const first = await open()
@@ -54,16 +56,11 @@ export async function openTestQueue(
       if (kept === 1) assert.deepEqual(await audit(first.store, first.queue), [])
       assert.deepEqual(reported, [])
     } finally {
-      await first.store.close()
+      await Promise.all(opened.map((store) => store.close()))
     }
   })
   assert.ok(await first.queue.create())
-  const another = async () => {
-    const process = await open()
-    t.after(() => process.store.close())
-    return process
-  }
-  return { ...first, url: url ?? shared.url, vhost, another }
+  return { ...first, url: url ?? shared.url, vhost, another: open }
 }
 
 /** Publishes messages in one batch (up to 128 go together); what became of each. */
