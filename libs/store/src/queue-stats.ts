@@ -17,6 +17,8 @@ export interface QueueStats {
   readonly dropped: number
   readonly deadLettered: number
   readonly purged: number
+  /** Consumers that ever attached. */
+  readonly attached: number
   /** Consumers attached, in all processes; leases are none. */
   readonly consumers: number
 }
@@ -35,6 +37,7 @@ const STATS = [
   'dropped',
   'deadLettered',
   'purged',
+  'attached',
 ] as const
 
 /** The counters as they are; all 0 when there is no such queue. */

@@ -142,7 +142,7 @@ export class QueueStore implements AppendTarget {
     appender.append(record, priority, ttlMs, delayMs, dedupId, reply, token)
   }
 
-  /** Makes the queue's keys; repeating it changes nothing. False when it was deleted. */
+  /** Makes the queue's keys; repeating it counts as use of the queue. False when it was deleted. */
   async create(): Promise<boolean> {
     const outcome = await this.#run(
       scripts.create(this.#context.work, this.base, [this.scriptOptions, this.epoch]),

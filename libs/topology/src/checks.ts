@@ -92,6 +92,28 @@ export function parsePolicy(
   return { name, pattern, applyTo, priority, definition }
 }
 
+/**
+ * How a declaration differs from what is there, `tolerated`; thrown unless the vhost
+ * tolerates it. An exchange of another type routes differently, and an exclusive queue is somebody
+ * else's: those two are always refused.
+ */
+export function differs(
+  table: RoutingTable,
+  vhost: string,
+  check: () => void,
+): { tolerated?: string } {
+  try {
+    check()
+    return {}
+  } catch (error) {
+    const tolerant = table.vhostOptions(vhost).tolerantRedeclare
+    if (!tolerant || !(error instanceof BrokerError)) throw error
+    const { argument } = error.details
+    if (argument === 'type' || argument === 'exclusive') throw error
+    return { tolerated: error.message }
+  }
+}
+
 /** Throws forbidden for the default exchange (amqp-0-9-1, 29). */
 export function checkNotDefault(exchange: string): void {
   if (exchange === DEFAULT_EXCHANGE) {

@@ -55,7 +55,17 @@ export interface PolicyDefinition {
   readonly definition: Arguments
 }
 
-export interface VhostDefinition {
+/** What a vhost does differently from RabbitMQ, for clients that need it; off unless set. */
+export interface VhostOptions {
+  /** Declaring what is there differently is a warning in the log instead of a refusal. */
+  readonly tolerantRedeclare: boolean
+  /** An AMQP message with a header `eta` (a time, ISO 8601) is delivered at that time. */
+  readonly holdEta: boolean
+}
+
+export const VHOST_OPTIONS_DEFAULT: VhostOptions = { tolerantRedeclare: false, holdEta: false }
+
+export interface VhostDefinition extends Partial<VhostOptions> {
   readonly name: string
 }
 

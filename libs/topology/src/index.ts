@@ -19,6 +19,8 @@ export {
   type Json,
   type PolicyDefinition,
   type QueueDefinition,
+  VHOST_OPTIONS_DEFAULT,
+  type VhostOptions,
 } from './definition.ts'
 export { compilePattern, PATTERN_LENGTH_MAX, type Pattern } from './pattern.ts'
 export { type Published, Publisher, type PublishReply } from './publish.ts'

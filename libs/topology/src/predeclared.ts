@@ -22,11 +22,11 @@ const EXCHANGES: readonly (readonly [name: string, type: ExchangeType, internal:
 
 /** The changes that make a vhost. @param epoch the version that they will be committed as. */
 export function predeclared(
-  vhost: string,
+  definition: VhostDefinition,
   epoch: number,
   options: { deadLetterTtlMs: number; deadLetterLengthMax: number },
 ): Change[] {
-  const vhostDefinition: VhostDefinition = { name: vhost }
+  const { name: vhost } = definition
   const deadLetters: QueueDefinition = {
     name: DEAD_LETTER_QUEUE,
     durable: true,
@@ -40,7 +40,7 @@ export function predeclared(
     epoch,
   }
   return [
-    [vhostField(vhost), JSON.stringify(vhostDefinition)],
+    [vhostField(vhost), JSON.stringify(definition)],
     ...EXCHANGES.map(([name, type, internal]): Change => {
       const definition: ExchangeDefinition = {
         name,

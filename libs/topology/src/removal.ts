@@ -14,6 +14,7 @@ import {
   bindingField,
   type Change,
   exchangeField,
+  policyField,
   queueField,
 } from './definition.ts'
 import type { RoutingTable } from './routing-table.ts'
@@ -38,6 +39,19 @@ export function removeBinding(
   const removal = new Removal(table, vhost)
   removal.binding(binding)
   return removal.groups
+}
+
+/** All that a vhost without queues holds, a group each. */
+export function removeRest(table: RoutingTable, vhost: string): Change[][] {
+  const fields = [
+    ...table.bindings(vhost).map((binding) => bindingField(vhost, binding)),
+    ...table.policies(vhost).map(({ name }) => policyField(vhost, name)),
+    ...table
+      .exchanges(vhost)
+      .filter(({ name }) => name !== '')
+      .map(({ name }) => exchangeField(vhost, name)),
+  ]
+  return fields.map((field) => [[field, null]])
 }
 
 class Removal {

@@ -14,7 +14,9 @@ import type {
   Change,
   ExchangeDefinition,
   PolicyDefinition,
+  VhostOptions,
 } from './definition.ts'
+import { VHOST_OPTIONS_DEFAULT } from './definition.ts'
 import { type QueueEntry, VhostTable, vhostChanges } from './vhost-table.ts'
 
 export type { QueueEntry } from './vhost-table.ts'
@@ -113,6 +115,11 @@ export class RoutingTable {
 
   hasVhost(name: string): boolean {
     return this.#vhosts.has(name)
+  }
+
+  /** The defaults where there is no such vhost. */
+  vhostOptions(name: string): VhostOptions {
+    return this.#vhosts.get(name)?.options ?? VHOST_OPTIONS_DEFAULT
   }
 
   /** The default exchange included, whose name is ''. */

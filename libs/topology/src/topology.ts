@@ -23,6 +23,7 @@ import { checkSameExchange, checkSameQueue } from './arguments.ts'
 import {
   checkNewName,
   checkNotDefault,
+  differs,
   parseBinding,
   parseExchange,
   parsePolicy,
@@ -40,10 +41,11 @@ import {
   policyField,
   type QueueDefinition,
   queueField,
+  type VhostOptions,
   vhostField,
 } from './definition.ts'
 import { predeclared } from './predeclared.ts'
-import { removeBinding, removeExchange, removeQueue } from './removal.ts'
+import { removeBinding, removeExchange, removeQueue, removeRest } from './removal.ts'
 import { RoutingTable, vhostNotFound } from './routing-table.ts'
 
 export interface TopologyOptions {
@@ -154,12 +156,25 @@ export class Topology {
     return this.#reading
   }
 
-  /** Declares a vhost with its predeclared exchanges and its `amq.dead-letters`. */
-  async declareVhost(vhost: string): Promise<{ created: boolean }> {
+  /**
+   * Declares a vhost with its predeclared exchanges and its `amq.dead-letters`.
+   *
+   * @param options what to set; what is left out stays as it is.
+   */
+  async declareVhost(
+    vhost: string,
+    options: Partial<VhostOptions> = {},
+  ): Promise<{ created: boolean }> {
     const name = parseName('vhost', vhost)
-    const result = await this.#change((table, version) => {
-      if (table.hasVhost(name)) return unchanged({ created: false })
-      return changed(predeclared(name, version, this.#options), { created: true })
+    const result = await this.#change<{ created: boolean }>((table, version) => {
+      const before = table.vhostOptions(name)
+      const after = { ...before, ...options }
+      const definition = { name, ...after }
+      if (!table.hasVhost(name)) {
+        return changed(predeclared(definition, version, this.#options), { created: true })
+      }
+      if (canonical({ ...before }) === canonical({ ...after })) return unchanged({ created: false })
+      return changed([set(vhostField(name), definition)], { created: false })
     })
     if (result.created) await this.#table.queue(name, DEAD_LETTER_QUEUE)?.store.create()
     return result
@@ -191,18 +206,21 @@ export class Topology {
     return { deleted: true }
   }
 
-  /** Throws declaration_conflict, forbidden (reserved names), invalid_request, vhost_not_found. */
+  /**
+   * Where the vhost tolerates it, `tolerated` says how what is there differs instead.
+   * Throws declaration_conflict, forbidden (reserved names), invalid_request, vhost_not_found.
+   */
   async declareExchange(
     vhost: string,
     exchange: ExchangeDefinition,
-  ): Promise<{ created: boolean }> {
+  ): Promise<{ created: boolean; tolerated?: string }> {
     const definition = parseExchange(vhost, exchange)
-    return this.#change<{ created: boolean }>((table) => {
+    return this.#change<{ created: boolean; tolerated?: string }>((table) => {
       requireVhost(table, vhost)
       const current = table.exchange(vhost, definition.name)
       if (current) {
-        checkSameExchange(vhost, current, definition)
-        return unchanged({ created: false })
+        const same = () => checkSameExchange(vhost, current, definition)
+        return unchanged({ created: false, ...differs(table, vhost, same) })
       }
       checkNewName('exchange', definition.name)
       const change = set(exchangeField(vhost, definition.name), definition)
@@ -230,12 +248,13 @@ export class Topology {
 
   /**
    * A queue named '' gets a name of the broker's, which the answer tells.
+   * Where the vhost tolerates it, `tolerated` says how what is there differs instead.
    * Throws declaration_conflict, forbidden (reserved names), invalid_request, vhost_not_found.
    */
   async declareQueue(
     vhost: string,
     queue: Omit<QueueDefinition, 'epoch'>,
-  ): Promise<{ definition: QueueDefinition; created: boolean }> {
+  ): Promise<{ definition: QueueDefinition; created: boolean; tolerated?: string }> {
     const generated = queue.name === ''
     const name = generated ? `amq.gen-${randomBytes(16).toString('base64url')}` : queue.name
     const parsed = parseQueue(vhost, { ...queue, name })
@@ -243,8 +262,8 @@ export class Topology {
       requireVhost(table, vhost)
       const current = table.queue(vhost, parsed.name)?.definition
       if (current) {
-        checkSameQueue(vhost, current, parsed)
-        return unchanged({ definition: current, created: false })
+        const same = () => checkSameQueue(vhost, current, parsed)
+        return unchanged({ definition: current, created: false, ...differs(table, vhost, same) })
       }
       if (!generated) checkNewName('queue', parsed.name)
       const definition = { ...parsed, epoch: version }
@@ -252,8 +271,9 @@ export class Topology {
       return changed([change], { definition, created: true })
     })
     const entry = this.#table.queue(vhost, parsed.name)
-    if (result.created && entry?.definition.epoch === result.definition.epoch) {
-      await entry.store.create()
+    if (entry?.definition.epoch === result.definition.epoch) {
+      // Declaring a queue again counts as use of it (amqp-0-9-1, 53).
+      if (result.created || entry.settings.expiresMs >= 0) await entry.store.create()
     }
     return result
   }
@@ -455,19 +475,6 @@ function firstGroups(groups: readonly (readonly Change[])[]): {
     changes.push(...group)
   }
   return { changes, whole: true }
-}
-
-/** All that a vhost without queues holds, a group each. */
-function removeRest(table: RoutingTable, vhost: string): Change[][] {
-  const fields = [
-    ...table.bindings(vhost).map((binding) => bindingField(vhost, binding)),
-    ...table.policies(vhost).map(({ name }) => policyField(vhost, name)),
-    ...table
-      .exchanges(vhost)
-      .filter(({ name }) => name !== '')
-      .map(({ name }) => exchangeField(vhost, name)),
-  ]
-  return fields.map((field) => [[field, null]])
 }
 
 function isThere(table: RoutingTable, vhost: string, queue: string, epoch: number): boolean {

@@ -15,8 +15,10 @@ import type {
   ExchangeType,
   PolicyDefinition,
   QueueDefinition,
+  VhostDefinition,
+  VhostOptions,
 } from './definition.ts'
-import { bindingField, parseChange } from './definition.ts'
+import { bindingField, parseChange, VHOST_OPTIONS_DEFAULT } from './definition.ts'
 import { compileMatcher, type Matcher } from './exchange.ts'
 import { compilePattern, type Pattern } from './pattern.ts'
 import { PersistentMap } from './persistent-map.ts'
@@ -134,7 +136,8 @@ class Source {
 
 /** What changes in one vhost; undefined removes. */
 export interface VhostChanges {
-  exists: boolean | undefined
+  /** null removes it. */
+  definition: VhostDefinition | null | undefined
   readonly exchanges: Map<string, ExchangeDefinition | undefined>
   readonly queues: Map<string, QueueDefinition | undefined>
   readonly policies: Map<string, PolicyDefinition | undefined>
@@ -152,7 +155,7 @@ export function vhostChanges(changes: Iterable<Change>): Map<string, VhostChange
     let vhost = vhosts.get(change.vhost)
     if (!vhost) {
       vhost = {
-        exists: undefined,
+        definition: undefined,
         exchanges: new Map(),
         queues: new Map(),
         policies: new Map(),
@@ -162,7 +165,7 @@ export function vhostChanges(changes: Iterable<Change>): Map<string, VhostChange
     }
     switch (change.kind) {
       case 'vhost':
-        vhost.exists = change.definition !== undefined
+        vhost.definition = change.definition ?? null
         break
       case 'exchange':
         vhost.exchanges.set(change.name, change.definition)
@@ -191,6 +194,7 @@ const DEFAULT_EXCHANGE_DEFINITION: ExchangeDefinition = {
 }
 
 interface Parts {
+  readonly options: VhostOptions
   readonly exchanges: PersistentMap<ExchangeDefinition>
   readonly queues: PersistentMap<QueueEntry>
   readonly sources: PersistentMap<Source>
@@ -199,6 +203,7 @@ interface Parts {
 }
 
 const NO_PARTS: Parts = {
+  options: VHOST_OPTIONS_DEFAULT,
   exchanges: PersistentMap.empty(),
   queues: PersistentMap.empty(),
   sources: PersistentMap.empty(),
@@ -222,12 +227,14 @@ export class VhostTable {
 
   /** The vhost after these changes; undefined when they remove it. */
   with(changes: VhostChanges): VhostTable | undefined {
-    if (changes.exists === false) {
+    if (changes.definition === null) {
       for (const entry of this.#parts.queues.values()) this.#letGo(entry)
       return undefined
     }
     const { exchanges, policies } = this.#parts
+    const { definition } = changes
     const parts: Parts = {
+      options: definition ? { ...VHOST_OPTIONS_DEFAULT, ...definition } : this.#parts.options,
       exchanges: exchanges.with(changes.exchanges),
       policies: changes.policies.size === 0 ? policies : policiesWith(policies, changes.policies),
       ...this.#bindingsWith(changes.bindings),
@@ -383,6 +390,10 @@ export class VhostTable {
 
   countFrom(source: string): number {
     return this.#parts.sources.get(source)?.bindings.size ?? 0
+  }
+
+  get options(): VhostOptions {
+    return this.#parts.options
   }
 
   get queueCount(): number {

@@ -6,9 +6,6 @@ import { z } from 'zod'
 import { Arguments, DECLARE_REFUSALS, declared, noVhost, PUT_ANSWERS } from './http-topology.ts'
 import { PageQuery, pageOf, pageOn } from './paging.ts'
 
-/** A queue that nobody used for this long counts as unused. */
-const UNUSED_MS = 60_000
-
 const QueueBody = z.strictObject({
   durable: z.boolean().default(true),
   autoDelete: z.boolean().default(false),
@@ -114,9 +111,7 @@ function writes({ topology }: Deps): Route[] {
         ifUnused: z
           .stringbool()
           .default(false)
-          .meta({
-            description: `Only if nobody used it for ${UNUSED_MS / 1_000} s.`,
-          }),
+          .meta({ description: 'Only if it has no consumer; leases are none.' }),
       }),
       answers: {
         200: {
@@ -128,8 +123,7 @@ function writes({ topology }: Deps): Route[] {
       },
       refusals: ['vhost_not_found', 'not_empty', 'in_use', 'forbidden'],
       async handle({ params: { vhost, queue }, query: { ifEmpty, ifUnused } }) {
-        const unusedMs = ifUnused ? UNUSED_MS : -1
-        const { messages } = await topology.deleteQueue(vhost, queue, { ifEmpty, unusedMs })
+        const { messages } = await topology.deleteQueue(vhost, queue, { ifEmpty, ifUnused })
         return { status: 200, body: { messages } }
       },
     }),

@@ -13,14 +13,29 @@ import {
   limits,
 } from '@sluice/core'
 import { type Deps, type Route, route } from '@sluice/server'
-import { type BindingDefinition, EXCHANGE_TYPES, type ExchangeDefinition } from '@sluice/topology'
+import {
+  type BindingDefinition,
+  EXCHANGE_TYPES,
+  type ExchangeDefinition,
+  type RoutingTable,
+  type VhostOptions,
+} from '@sluice/topology'
 import { z } from 'zod'
 import { exchangeName } from './http-publish.ts'
 import { PageQuery, pageOf, pageOn } from './paging.ts'
 
 export const Arguments = z.record(z.string(), z.json()).default({})
 
-const Vhost = z.object({ name: z.string() }).meta({ id: 'Vhost' })
+const VhostBody = z.strictObject({
+  tolerantRedeclare: z.boolean().optional().meta({
+    description:
+      'Declaring a queue or exchange that is there differently is a warning in the log, not a refusal.',
+  }),
+  holdEta: z.boolean().optional().meta({
+    description: 'AMQP messages with a header `eta` (ISO 8601) are delivered at that time.',
+  }),
+})
+const Vhost = VhostBody.required().extend({ name: z.string() }).meta({ id: 'Vhost' })
 
 const ExchangeBody = z.strictObject({
   type: z.enum(EXCHANGE_TYPES).default('direct'),
@@ -85,6 +100,18 @@ export function topologyRoutes({ topology }: Deps): Route[] {
 }
 
 type Parts = Pick<Deps, 'topology'>
+
+function optionsOf(table: RoutingTable, vhost: string): VhostOptions {
+  const { tolerantRedeclare, holdEta } = table.vhostOptions(vhost)
+  return { tolerantRedeclare, holdEta }
+}
+
+function given({ tolerantRedeclare, holdEta }: z.output<typeof VhostBody>): Partial<VhostOptions> {
+  return {
+    ...(tolerantRedeclare !== undefined && { tolerantRedeclare }),
+    ...(holdEta !== undefined && { holdEta }),
+  }
+}
 type Current = () => Promise<Deps['topology']['table']>
 
 const tag = 'topology'
@@ -100,9 +127,10 @@ function vhostRoutes({ topology }: Parts, current: Current): Route[] {
       query: PageQuery,
       answers: { 200: { description: 'A page of them.', body: pageOf(Vhost) } },
       async handle({ query }) {
-        const names = (await current()).vhosts()
-        const page = pageOn(names, (name) => name, query)
-        return { status: 200, body: { ...page, items: page.items.map((name) => ({ name })) } }
+        const table = await current()
+        const page = pageOn(table.vhosts(), (name) => name, query)
+        const items = page.items.map((name) => ({ name, ...optionsOf(table, name) }))
+        return { status: 200, body: { ...page, items } }
       },
     }),
     route({
@@ -113,19 +141,20 @@ function vhostRoutes({ topology }: Parts, current: Current): Route[] {
       answers: { 200: { description: 'It is there.', body: Vhost } },
       refusals: ['vhost_not_found'],
       async handle({ params: { vhost } }) {
-        if (!(await current()).hasVhost(vhost)) throw noVhost(vhost)
-        return { status: 200, body: { name: vhost } }
+        const table = await current()
+        if (!table.hasVhost(vhost)) throw noVhost(vhost)
+        return { status: 200, body: { name: vhost, ...optionsOf(table, vhost) } }
       },
     }),
     route({
       method: 'put',
       path,
       tag,
-      summary: 'Declare a vhost, with its predeclared exchanges',
-      body: z.strictObject({}),
+      summary: 'Declare a vhost, with its predeclared exchanges, or set its options',
+      body: VhostBody,
       answers: PUT_ANSWERS,
-      handle: async ({ params: { vhost } }) =>
-        declared((await topology.declareVhost(vhost)).created),
+      handle: async ({ params: { vhost }, body }) =>
+        declared((await topology.declareVhost(vhost, given(body))).created),
     }),
     route({
       method: 'delete',

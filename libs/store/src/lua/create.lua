@@ -1,5 +1,5 @@
 --[[
-  create: make an empty queue. Repeating it changes nothing.
+  create: make an empty queue. Repeating it changes nothing, but counts as use (x-expires).
 
   ARGV[1] options  see prelude
   ARGV[2] epoch    the topology version that declared the queue
@@ -14,7 +14,11 @@ if known and known > epoch then
   return {'gone'}
 end
 if known == epoch then
-  return {call('HEXISTS', META, 'gone') == 1 and 'gone' or 'exists'}
+  if call('HEXISTS', META, 'gone') == 1 then
+    return {'gone'}
+  end
+  call('HSET', META, 'used', clock())
+  return {'exists'}
 end
 call('UNLINK', META, SIDE, READY, DUE, HELD, DEAD, TALLY, WAITING, HEADS, PARKED, PARTIAL,
   CONSUMERS)

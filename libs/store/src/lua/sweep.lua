@@ -106,4 +106,5 @@ if soonest then
 else
   call('HDEL', META, 'next') -- what died in this pass announced itself
 end
-return {'ok', soonest and math.max(0, soonest - now) or -1, dead, now - tonumber(meta[3] or now)}
+local unused = call('EXISTS', CONSUMERS) == 1 and 0 or now - tonumber(meta[3] or now)
+return {'ok', soonest and math.max(0, soonest - now) or -1, dead, unused}

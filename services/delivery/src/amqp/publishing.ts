@@ -12,7 +12,7 @@ import {
   METHOD_IDS,
   REPLY_CODES,
 } from '@sluice/amqp'
-import { DEFAULT_EXCHANGE, type Message } from '@sluice/core'
+import { DEFAULT_EXCHANGE, limits, type Message } from '@sluice/core'
 import type { Published, PublishReply, QueueEntry, RoutingTable } from '@sluice/topology'
 import {
   furtherKeys,
@@ -27,6 +27,7 @@ import type { Session } from './session.ts'
 /** The header that carries a message's ordering key, where it is not its routing key. */
 const ORDERING_KEY_HEADER = 'x-ordering-key'
 const DELAY_HEADER = 'x-delay'
+const ETA_HEADER = 'eta'
 
 /** Publishes refused for want of memory are tried again this often, ms. */
 const HELD_RETRY_MS = 250
@@ -193,7 +194,7 @@ export class Publishing implements PublishReply {
       persistent: known.persistent,
       priority: known.priority,
       ttlMs: known.ttlMs,
-      delayMs: delayOf(headers?.[DELAY_HEADER]),
+      delayMs: delayOf(headers?.[DELAY_HEADER]) || this.#untilEta(headers?.[ETA_HEADER]),
       dedupId: '',
       messageId: known.messageId,
       durability: null,
@@ -210,6 +211,15 @@ export class Publishing implements PublishReply {
       this.#ordered = table.queues(this.#session.vhost).some(({ settings }) => settings.ordered)
     }
     return this.#ordered ? routingKey : ''
+  }
+
+  /** Where the vhost holds tasks until their time, which Celery says in a header: ms until then. */
+  #untilEta(eta: unknown): number {
+    if (typeof eta !== 'string') return 0
+    const { topology, store } = this.#session.context.deps
+    if (!topology.table.vhostOptions(this.#session.vhost).holdEta) return 0
+    const aheadMs = timeOf(eta) - (Date.now() + store.state.clockAheadMs)
+    return aheadMs > 0 ? Math.min(aheadMs, limits.DURATION_MS_MAX) : 0
   }
 
   /** 33; that the exchange is missing is found out on the way. */
@@ -254,6 +264,12 @@ const sizeOf = ({ body, properties }: Message): number => body.length + properti
 function textOf(value: unknown): string | undefined {
   if (typeof value === 'string') return value
   return Buffer.isBuffer(value) ? value.toString('utf8') : undefined
+}
+
+/** A time in ISO 8601; without a zone it is UTC, as Celery means it. NaN for anything else. */
+function timeOf(text: string): number {
+  if (!/^\d{4}-\d\d-\d\dT/.test(text)) return Number.NaN
+  return Date.parse(/(Z|[+-]\d\d:?\d\d)$/.test(text) ? text : `${text}Z`)
 }
 
 /** As the delayed-message exchange has it: milliseconds in a header. */

@@ -32,7 +32,7 @@ export async function declareExchange(
   if (!EXCHANGE_TYPES.includes(type as ExchangeType)) {
     throw precondition(`unknown exchange type '${type}'`) // 32
   }
-  await topology.declareExchange(session.vhost, {
+  const { tolerated } = await topology.declareExchange(session.vhost, {
     name,
     type: type as ExchangeType,
     durable,
@@ -40,6 +40,7 @@ export async function declareExchange(
     internal,
     arguments: toArguments(method.arguments),
   })
+  noteTolerated(session, tolerated)
 }
 
 export async function deleteExchange(
@@ -109,14 +110,23 @@ async function declare(
   if (!known && name.startsWith(RESERVED_PREFIX)) {
     throw refused(`queue name '${name}' contains reserved prefix 'amq.*'`)
   }
-  const { definition } = await topology.declareQueue(vhost, {
+  const { definition, tolerated } = await topology.declareQueue(vhost, {
     name,
-    durable: method.durable,
+    durable: method.durable && !method.exclusive, // 46
     autoDelete: method.autoDelete,
     exclusive: method.exclusive ? id : '',
     arguments: toArguments(method.arguments),
   })
+  noteTolerated(session, tolerated)
   return session.queue(definition.name)
+}
+
+/** 44: the client goes on with what is there; the operator hears of it. */
+function noteTolerated({ vhost, context, connection }: Session, difference: string | undefined) {
+  if (difference === undefined) return
+  const { log, metrics } = context.deps
+  metrics.count('toleratedRedeclares', {}).value++
+  log.warn({ vhost, client: connection.clientName }, difference)
 }
 
 function notSame(session: Session, name: string): Error {
