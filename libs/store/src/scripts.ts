@@ -67,6 +67,8 @@ export interface TakenBatch {
   readonly level: number
   readonly id: string
   readonly records: readonly MessageRecord[]
+  /** How many of the single messages taken with it come before it. */
+  readonly after: number
 }
 
 /** A message held on its own. */
@@ -95,9 +97,10 @@ export const take = script(
     const batches: TakenBatch[] = []
     const messages: TakenMessage[] = []
     let at = 3
-    for (let left = Number(reply[2]); left > 0; left--, at += 3) {
+    for (let left = Number(reply[2]); left > 0; left--, at += 4) {
       const records = decodeBatch(reply[at + 2] as Buffer)
-      batches.push({ level: Number(reply[at]), id: word(reply[at + 1]), records })
+      const after = Number(reply[at + 3])
+      batches.push({ level: Number(reply[at]), id: word(reply[at + 1]), records, after })
     }
     for (; at < reply.length; at += 4) {
       messages.push({

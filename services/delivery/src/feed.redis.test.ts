@@ -109,6 +109,29 @@ test('one consumer gets everything in order, never more than its prefetch', asyn
   assert.equal((await queue.stats()).unacked, 0)
 })
 
+test('order is kept where some batches fit the credit and others are split', async (t) => {
+  const { queue, feed } = await setup(t)
+  const sizes = [3, 9, 2, 2, 30, 1, 5, 12, 4, 50, 2, 3, 7, 40, 1]
+  let total = 0
+  for (const size of sizes) {
+    await publish(queue, size, total) // one batch each
+    total += size
+  }
+  const consumer = new TestConsumer(20)
+  const orders = feed()
+  consumer.onDelivery = (delivery) =>
+    setImmediate(() => {
+      consumer.take(delivery)
+      orders.ack(delivery)
+    })
+  orders.attach(consumer)
+  await waitFor(async () => (await queue.stats()).acked === total, { what: 'all to be settled' })
+  assert.deepEqual(
+    consumer.seen,
+    Array.from({ length: total }, (_, n) => n),
+  )
+})
+
 test('what a consumer gives back comes again, first, flagged, and counted', async (t) => {
   const { queue, feed } = await setup(t)
   await publish(queue, 20)

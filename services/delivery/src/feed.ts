@@ -9,7 +9,7 @@
  * Hot path: a message costs one Delivery object. Measured by test/bench/amqp.bench.ts.
  */
 import { BrokerError, limits, type Report } from '@sluice/core'
-import type { HeldReturn, MessageRecord, QueueStore, Taken } from '@sluice/store'
+import type { HeldReturn, MessageRecord, QueueStore, Taken, TakenMessage } from '@sluice/store'
 
 /** Somebody who takes deliveries. */
 export interface Consumer {
@@ -39,6 +39,10 @@ interface HeldBatch {
   bitmap: Buffer | undefined
   /** When it became half settled, ms of the local clock; 0 = it is not, or all of it was told. */
   halfSince: number
+}
+
+function heldBatch(level: number, id: string, count: number): HeldBatch {
+  return { level, id, count, left: count, settled: false, bitmap: undefined, halfSince: 0 }
 }
 
 /** One handing of a message to a consumer. Settle it once, through the feed that made it. */
@@ -311,42 +315,36 @@ export class Feed {
     if (this.#consumers.length > 0) this.#timer = setTimeout(() => this.look(), RETRY_MS)
   }
 
+  /** Behind what is still here from before: some may have credit for that by this time. */
   #hand({ batches, messages }: Taken): void {
-    for (const delivery of this.#deliveries(batches, messages)) {
-      const consumer = this.#next()
-      if (consumer) this.#handTo(consumer, delivery)
-      else this.#backlog.push(delivery)
-    }
+    this.#backlog.push(...this.#deliveries(batches, messages))
+    this.#drainBacklog()
     if (this.#consumers.length === 0) {
       for (const delivery of this.#backlog.splice(0)) this.giveBack(delivery, BACK_UNSEEN)
     }
   }
 
-  /** What was taken, held from here on. */
+  /** What was taken, in the order of the queue, held from here on. */
   #deliveries(batches: Taken['batches'], messages: Taken['messages']): Delivery[] {
     const deliveries: Delivery[] = []
-    for (const { ref, acquired, failed, record } of messages) {
-      this.#singles.add(ref)
-      deliveries.push(new Delivery(this, record, acquired, failed, undefined, ref, 0))
-    }
-    for (const { level, id, records } of batches) {
-      const count = records.length
-      const batch: HeldBatch = {
-        level,
-        id,
-        count,
-        left: count,
-        settled: false,
-        bitmap: undefined,
-        halfSince: 0,
-      }
+    let single = 0
+    for (const taken of batches) {
+      for (; single < taken.after; single++) deliveries.push(this.#single(messages[single]!))
+      const { level, id, records } = taken
+      const batch = heldBatch(level, id, records.length)
       this.#batches.set(`${level}:${id}`, batch)
-      for (let index = 0; index < count; index++) {
+      for (let index = 0; index < records.length; index++) {
         deliveries.push(new Delivery(this, records[index]!, 1, 0, batch, '', index))
       }
     }
+    for (; single < messages.length; single++) deliveries.push(this.#single(messages[single]!))
     this.#held += deliveries.length
     return deliveries
+  }
+
+  #single({ ref, acquired, failed, record }: TakenMessage): Delivery {
+    this.#singles.add(ref)
+    return new Delivery(this, record, acquired, failed, undefined, ref, 0)
   }
 
   #handTo(consumer: Consumer, delivery: Delivery): void {

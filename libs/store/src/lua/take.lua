@@ -17,8 +17,9 @@
   ARGV[7] wait     1 = join the waiting slots when there is nothing; 2 = join them in any case; 0
   ARGV[8] bytesMax the reply's bytes after which no further message is added
 
-  Returns {'ok', wakeMs, batches, level, id, blob, ..., ref, acquired, failed, value, ...}: `batches`
-          whole batches, then single messages. wakeMs: until the next due time, -1 = none
+  Returns {'ok', wakeMs, batches, level, id, blob, after, ..., ref, acquired, failed, value, ...}:
+          `batches` whole batches, then single messages, each in order; `after`: how many of the
+          singles come before the batch. wakeMs: until the next due time, -1 = none
        or {'gone'} or {'missing'}, as append does
 ]]
 options(ARGV[1])
@@ -151,7 +152,7 @@ local function takeBatches(level)
       if records <= left and not bitmap and (soonest == 0 or soonest > now) then
         batches = batches + 1
         local n = #taken
-        taken[n + 1], taken[n + 2], taken[n + 3] = level, id, blob
+        taken[n + 1], taken[n + 2], taken[n + 3], taken[n + 4] = level, id, blob, #singles / 4
         left = left - records
         size = records
         fresh = fresh + records
