@@ -2,9 +2,9 @@
  * Leases, and settling them: what is settled in one event-loop turn goes to Redis in one script
  * call a kind.
  *
- * A token is the message's ref and how often it had been delivered, `ref.count`. Whoever has it may
- * settle, from any process; once the lease has lapsed and was taken back, or was settled, the token
- * is stale and changes nothing.
+ * A token is the message's ref, how often it had been delivered, and how many of those failed:
+ * `ref.count.failed`. Whoever has it may settle, from any process; once the lease has lapsed and was
+ * taken back, or was settled, the token is stale and changes nothing.
  */
 import { limits, retryDelayMs } from '@sluice/core'
 import type { QueueContext } from './queue-store.ts'
@@ -38,7 +38,7 @@ export interface LeaseOptions {
 /** A message as take.lua or pick.lua handed it out. */
 export function leasedMessage({ ref, acquired, failed, record }: TakenMessage): LeasedMessage {
   return {
-    token: `${ref}.${acquired}`,
+    token: `${ref}.${acquired}.${failed}`,
     id: ref,
     record,
     deliveryCount: acquired,
@@ -79,7 +79,7 @@ interface Waiting {
 /** Most settlements in one script call: bounds how long it keeps Redis from others. */
 const FOLD_MAX = limits.PASS_MESSAGES_MAX
 
-const TOKEN = /^([0-9a-f]{24})\.([1-9]\d{0,8})$/
+const TOKEN = /^([0-9a-f]{24})\.([1-9]\d{0,8})\.(\d{1,9})$/
 
 export class Leases {
   readonly #context: QueueContext
@@ -103,19 +103,19 @@ export class Leases {
   async #settleOne(item: LeaseSettlement): Promise<SettleOutcome> {
     const match = TOKEN.exec(item.token)
     if (!match) return 'stale' // never a token of ours
-    const [, ref, count] = match as unknown as [string, string, string]
+    const [, ref, count, failed] = match as unknown as [string, string, string, string]
     if (item.outcome === 'ack') {
       return (await this.#fold('ack', [ref, count])) === 's' ? 'settled' : 'stale'
     }
-    const letter = await this.#fold('return', ['', ref, count, ...this.#action(item, +count)])
+    const letter = await this.#fold('return', ['', ref, count, ...this.#action(item, +failed)])
     return OUTCOMES[letter as keyof typeof OUTCOMES](item.outcome)
   }
 
   /** Action, ms and failure of return.lua. */
-  #action(item: Exclude<LeaseSettlement, { outcome: 'ack' }>, count: number): (string | number)[] {
+  #action(item: Exclude<LeaseSettlement, { outcome: 'ack' }>, failed: number): (string | number)[] {
     switch (item.outcome) {
       case 'retry': {
-        const delayMs = item.delayMs ?? retryDelayMs(count, this.#queue.settings.retry)
+        const delayMs = item.delayMs ?? retryDelayMs(failed + 1, this.#queue.settings.retry)
         return ['due', delayMs, `+${clip(item.reason ?? '')}`]
       }
       case 'release':

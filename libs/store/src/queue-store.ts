@@ -20,6 +20,7 @@ import {
 } from './leases.ts'
 import { type QueueStats, readStats } from './queue-stats.ts'
 import { unavailable } from './redis.ts'
+import { both, replicasOf, type Safety, safetyOf } from './safety.ts'
 import * as scripts from './scripts.ts'
 import type { QueueSettings } from './settings.ts'
 import type { Slot } from './slot.ts'
@@ -34,11 +35,9 @@ export interface QueueContext {
   readonly schedule: (flush: () => void) => void
   readonly backlog: (bytes: number) => void
   /** Why nothing may be stored right now, or undefined. */
-  readonly refusal: (
-    durability: Durability,
-  ) => 'memory-high' | 'not-durable' | 'unavailable' | undefined
-  /** The stronger of the server's, the queue's and the message's. */
-  readonly durability: (queue: Durability, message: Durability | null) => Durability
+  readonly refusal: (safety: Safety) => 'memory-high' | 'not-durable' | 'unavailable' | undefined
+  /** What the server promises for every message. */
+  readonly safety: Safety
   /** A connection that waits for replicas (WAIT blocks what comes behind it). */
   readonly replicated: () => Redis
   readonly timeouts: { readonly appendMs: number; readonly replicaMs: number }
@@ -71,6 +70,7 @@ export class QueueStore implements AppendTarget {
   readonly #plain: Appender<QueueStore>
   readonly #waiters = new Waiters(() => this.#passOn())
   #settings!: QueueSettings
+  #safety: Safety = 0
   scriptOptions = ''
   scriptLimits = ''
 
@@ -98,6 +98,7 @@ export class QueueStore implements AppendTarget {
   set settings(settings: QueueSettings) {
     const { levels, ordered, deadLetters, deliveryLimit, maxLength, maxBytes, overflow } = settings
     this.#settings = settings
+    this.#safety = safetyOf(settings.durability)
     this.scriptOptions = `${levels} ${ordered ? 1 : 0} ${deadLetters} ${deliveryLimit}`
     this.scriptLimits = maxLength < 0 && maxBytes < 0 ? '' : `${maxLength} ${maxBytes} ${overflow}`
   }
@@ -129,16 +130,16 @@ export class QueueStore implements AppendTarget {
     reply: QueueReply,
     token: number,
   ): void {
-    const context = this.#context
-    const level = context.durability(this.#settings.durability, durability)
-    const refusal = context.refusal(level)
-    if (refusal !== undefined) {
-      process.nextTick(() => reply.appended(token, refusal, this))
+    const { safety, refusal } = this.#context
+    let asked = both(safety, this.#safety)
+    if (durability !== null) asked = both(asked, safetyOf(durability))
+    const refused = refusal(asked)
+    if (refused !== undefined) {
+      process.nextTick(() => reply.appended(token, refused, this))
       return
     }
-    const appender = level.startsWith('replicas=')
-      ? this.#appender(Number(level.slice('replicas='.length)))
-      : this.#plain
+    const replicas = replicasOf(asked)
+    const appender = replicas > 0 ? this.#appender(replicas) : this.#plain
     appender.append(record, priority, ttlMs, delayMs, dedupId, reply, token)
   }
 

@@ -12,6 +12,7 @@ import { directChannel, parseQueueBase } from './keys.ts'
 import { type QueueContext, QueueStore } from './queue-store.ts'
 import { decodeRecord, type MessageRecord, SIZE_BYTES } from './record.ts'
 import { connect, readServerState, type ServerState, unavailable } from './redis.ts'
+import { needsFsync, replicasOf, type Safety, safetyOf } from './safety.ts'
 import type { QueueSettings } from './settings.ts'
 import { Slot } from './slot.ts'
 
@@ -115,8 +116,8 @@ export class Store {
       backlog: (bytes) => {
         this.#backlogBytes += bytes
       },
-      refusal: (durability) => this.#refusal(durability),
-      durability: (queue, message) => this.#durability(queue, message),
+      refusal: (safety) => this.#refusal(safety),
+      safety: safetyOf(options.durability ?? 'memory'),
       replicated: () => this.#openReplicated(),
       timeouts: {
         appendMs: options.appendTimeoutMs ?? 10_000,
@@ -227,7 +228,7 @@ export class Store {
         `maxmemory-policy is ${evictionPolicy}: Redis may delete messages. CONFIG SET maxmemory-policy noeviction.`,
       )
     }
-    if (this.#refusal(promised) === 'not-durable') {
+    if (!this.canPromise(promised)) {
       warnings.push(
         `${promised} is promised for every message and cannot be kept: publishes are refused until it can.`,
       )
@@ -237,7 +238,7 @@ export class Store {
 
   /** Whether a promise of this durability can be kept at the moment. */
   canPromise(durability: Durability): boolean {
-    return this.#refusal(durability) !== 'not-durable'
+    return this.#refusal(safetyOf(durability)) !== 'not-durable'
   }
 
   /** Hands a message to one process, past all queues; false when that process is not there. */
@@ -297,13 +298,6 @@ export class Store {
     })
   }
 
-  #durability(queue: Durability, message: Durability | null): Durability {
-    const server = this.#options.durability ?? 'memory'
-    let strongest = rank(queue) > rank(server) ? queue : server
-    if (message !== null && rank(message) > rank(strongest)) strongest = message
-    return strongest
-  }
-
   get #memoryHigh(): boolean {
     const { maxMemory, usedMemory } = this.#state
     return maxMemory > 0 && usedMemory > maxMemory * (this.#options.memoryHigh ?? 0.85)
@@ -311,18 +305,16 @@ export class Store {
 
   /** Why nothing may be stored right now. */
   #refusal(
-    durability: Durability,
+    safety: Safety,
   ): Extract<Appended, 'memory-high' | 'not-durable' | 'unavailable'> | undefined {
     if (this.#closing || this.#backlogBytes > limits.APPEND_BACKLOG_BYTES_MAX) return 'unavailable'
     const { aof, fsync, replicas, persistenceFailing } = this.#state
     if (this.#memoryHigh) return 'memory-high'
-    if (durability === 'memory') return undefined
-    if (durability === 'fsync') {
-      return aof && fsync === 'always' && !persistenceFailing ? undefined : 'not-durable'
+    if (needsFsync(safety) && !(aof && fsync === 'always' && !persistenceFailing)) {
+      return 'not-durable'
     }
-    return this.#stateFresh && replicas >= Number(durability.slice('replicas='.length))
-      ? undefined
-      : 'not-durable'
+    const needed = replicasOf(safety)
+    return needed > 0 && !(this.#stateFresh && replicas >= needed) ? 'not-durable' : undefined
   }
 
   #openReplicated(): Redis {
@@ -330,11 +322,4 @@ export class Store {
     this.#replicated.on('error', () => {}) // the reply that fails is reported
     return this.#replicated
   }
-}
-
-/** memory < fsync < replicas=1 < replicas=2 ... */
-function rank(durability: Durability): number {
-  if (durability === 'memory') return 0
-  if (durability === 'fsync') return 1
-  return 1 + Number(durability.slice('replicas='.length))
 }

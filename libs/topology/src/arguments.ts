@@ -19,7 +19,7 @@
  *   x-retry                   │ retry                   │ { base, factor, max, jitter }, ms
  *   x-durability              │ durability              │ memory, fsync, replicas=n
  *   x-max-priority            │                         │ 0 .. 255; ten levels are told apart
- *   x-ordering-key            │                         │ true, or the name of the header with the key
+ *   x-ordering-key            │                         │ true: messages of one key go one by one
  *   x-single-active-consumer  │                         │ boolean
  *   x-queue-type              │                         │ classic, quorum: both are the same here
  *   alternate-exchange        │ alternate-exchange      │ an exchange's name
@@ -83,7 +83,7 @@ const RULES: Readonly<Record<string, Rule>> = {
   'x-retry': { of: 'queue', policy: 'retry', check: retry },
   'x-durability': { of: 'queue', policy: 'durability', check: durability },
   'x-max-priority': { of: 'queue', check: integer(0, 255) },
-  'x-ordering-key': { of: 'queue', check: orderingKey },
+  'x-ordering-key': { of: 'queue', check: boolean },
   'x-single-active-consumer': { of: 'queue', check: boolean },
   'x-queue-type': { of: 'queue', check: oneOf('classic', 'quorum') },
   'x-queue-mode': { of: 'queue', check: oneOf('default', 'lazy') },
@@ -183,7 +183,6 @@ export function queueSettings(
     Number(effective(argument, args, policy) ?? fallback)
   const settings = QUEUE_SETTINGS_DEFAULT
   const deadLetterExchange = effective('x-dead-letter-exchange', args, policy)
-  const ordering = args['x-ordering-key'] ?? false
   return {
     maxLength: number('x-max-length', settings.maxLength),
     maxBytes: number('x-max-length-bytes', settings.maxBytes),
@@ -193,7 +192,7 @@ export function queueSettings(
     deduplicates: effective('x-dedup-window', args, policy) !== undefined,
     ttlMs: number('x-message-ttl', settings.ttlMs),
     levels: Math.min(Number(args['x-max-priority'] ?? 0) + 1, limits.PRIORITY_LEVELS_MAX),
-    ordered: ordering !== false,
+    ordered: args['x-ordering-key'] === true,
     deliveryLimit: number('x-delivery-limit', settings.deliveryLimit),
     // The queue where the dead end keeps what its own consumers give up on from going in circles.
     deadLetters:
@@ -306,11 +305,6 @@ function name(value: Json): string | undefined {
 
 function boolean(value: Json): string | undefined {
   return typeof value === 'boolean' ? undefined : 'not a boolean'
-}
-
-function orderingKey(value: Json): string | undefined {
-  if (typeof value === 'boolean') return undefined
-  return value === '' || name(value) ? 'a boolean or the name of a header is allowed' : undefined
 }
 
 function durability(value: Json): string | undefined {

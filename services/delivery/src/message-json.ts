@@ -96,7 +96,7 @@ function isText({ contentType = '', contentEncoding = '' }: Properties, body: Bu
   ) {
     return false
   }
-  return TEXT.test(contentType) && isUtf8(body)
+  return (contentType === '' || TEXT.test(contentType)) && isUtf8(body)
 }
 
 export function tableJson(table: Table): { [name: string]: z.core.util.JSONType } {
