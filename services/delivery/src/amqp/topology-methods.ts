@@ -91,7 +91,9 @@ export async function declareQueue(
 
 async function passive(session: Session, name: string): Promise<QueueEntry> {
   await session.context.deps.topology.refresh()
-  return session.queue(name)
+  const entry = await session.queue(name)
+  if (entry.settings.expiresMs >= 0) await entry.store.create() // 53: it counts as use
+  return entry
 }
 
 async function declare(
