@@ -50,15 +50,15 @@ export async function openTestQueue(
     return { store, queue: store.queue(vhost, 'orders', 1, all) }
   }
   const first = await open()
+  const wrong: unknown[] = []
   t.after(async () => {
-    try {
-      const kept = await first.store.redis.hexists(`${first.queue.base}meta`, 'published')
-      if (kept === 1) assert.deepEqual(await audit(first.store, first.queue), [])
-      assert.deepEqual(reported, [])
-    } finally {
-      await Promise.all(opened.map((store) => store.close()))
-    }
+    const kept = await first.store.redis.hexists(`${first.queue.base}meta`, 'published')
+    if (kept === 1) wrong.push(...(await audit(first.store, first.queue)))
+    wrong.push(...reported)
+    await Promise.all(opened.map((store) => store.close()))
   })
+  // After all others: those that come behind one that throws are not called.
+  t.after(() => t.after(() => assert.deepEqual(wrong, [])))
   assert.ok(await first.queue.create())
   return { ...first, url: url ?? shared.url, vhost, another: open }
 }
