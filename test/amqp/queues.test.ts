@@ -274,3 +274,24 @@ test('noWait leaves the answer out', async (t) => {
   c.publish(1, 'e', '', 'x')
   assert.equal(await c.get('q'), 'x')
 })
+
+test('no. 41: a name by the server begins as x-name-prefix says', async (t) => {
+  const { client } = await withAmqp(t)
+  const c = await client()
+  const named = (prefix: string) => ({ arguments: { 'x-name-prefix': prefix } })
+  const name = await c.queue('', named('mine'))
+  assert.match(name, /^mine-[\w-]{20,}$/)
+  assert.equal(await c.queue(name), name, 'the prefix is no argument of the queue')
+  assert.equal(
+    await c.refused(declareQueue('', named('x'.repeat(65)))),
+    `channel PRECONDITION_FAILED - Queue name prefix '${'x'.repeat(64)}' exceeds the 64-byte limit (406, method 50.10)`,
+  )
+  assert.match(await c.refused(declareQueue('', named('amq.mine'))), /ACCESS_REFUSED/)
+})
+
+test('no. 46: an exclusive queue is not durable, however it is declared', async (t) => {
+  const { client } = await withAmqp(t)
+  const c = await client()
+  await c.queue('mine', { exclusive: true, durable: true })
+  await c.queue('mine', { exclusive: true, durable: false })
+})

@@ -8,6 +8,9 @@ import { AmqpConsumer } from './consumer.ts'
 import { notAllowed, precondition, refused } from './reply.ts'
 import { REPLY_TO } from './reply-to.ts'
 
+/** Consumers of one channel: each costs a registration in Redis and some memory. */
+const CONSUMERS_MAX = 10_000
+
 /** How often a consumer that is not the active one asks whether it is: a hint may be lost. */
 const ACTIVE_LOOK_MS = 1_000
 
@@ -51,6 +54,9 @@ export class Consuming {
     const tag = method.consumerTag || `amq.ctag-${randomBytes(16).toString('base64url')}`
     if (this.#consumers.has(tag) || tag === this.#replyTag)
       throw notAllowed(`attempt to reuse consumer tag '${tag}'`) // 64
+    if (this.#consumers.size >= CONSUMERS_MAX) {
+      throw notAllowed(`reached maximum (${CONSUMERS_MAX}) of consumers per channel`)
+    }
     if (queue === REPLY_TO) return this.#consumeReplies(method, tag)
     const { session } = this.#channel
     const entry = await session.queue(queue)

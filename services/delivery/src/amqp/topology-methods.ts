@@ -2,6 +2,7 @@
  * exchange.* and queue.*: AMQP's words for what libs/topology does. Answers are sent by the caller;
  * what goes wrong is thrown (numbers in comments are those of docs/amqp.md).
  */
+import { randomBytes } from 'node:crypto'
 import type { ChannelMethod, FieldValue, Table } from '@sluice/amqp'
 import { BrokerError, DEFAULT_EXCHANGE, RESERVED_PREFIX } from '@sluice/core'
 import {
@@ -13,6 +14,9 @@ import {
 } from '@sluice/topology'
 import { locked, notFound, precondition, refused } from './reply.ts'
 import type { Session } from './session.ts'
+
+const NAME_PREFIX = 'x-name-prefix'
+const NAME_PREFIX_BYTES_MAX = 64
 
 type Method<N extends ChannelMethod['name']> = Extract<ChannelMethod, { name: N }>
 
@@ -103,6 +107,7 @@ async function declare(
 ): Promise<QueueEntry> {
   const { topology } = session.context.deps
   const { vhost, id } = session
+  const { [NAME_PREFIX]: prefix, ...args } = method.arguments
   const known = topology.table.queue(vhost, name)
   if (known) {
     session.checkAccess(known)
@@ -113,14 +118,26 @@ async function declare(
     throw refused(`queue name '${name}' contains reserved prefix 'amq.*'`)
   }
   const { definition, tolerated } = await topology.declareQueue(vhost, {
-    name,
+    name: name === '' && typeof prefix === 'string' ? prefixed(prefix) : name,
     durable: method.durable && !method.exclusive, // 46
     autoDelete: method.autoDelete,
     exclusive: method.exclusive ? id : '',
-    arguments: toArguments(method.arguments),
+    arguments: toArguments(args),
   })
   noteTolerated(session, tolerated)
   return session.queue(definition.name)
+}
+
+/** 41: a name by the server that begins as the client wants. */
+function prefixed(prefix: string): string {
+  const start = clean(prefix)
+  if (Buffer.byteLength(start) > NAME_PREFIX_BYTES_MAX) {
+    throw precondition(`Queue name prefix '${start.slice(0, 64)}' exceeds the 64-byte limit`)
+  }
+  if (start.startsWith(RESERVED_PREFIX)) {
+    throw refused(`queue name '${start}' contains reserved prefix 'amq.*'`)
+  }
+  return `${start}-${randomBytes(16).toString('base64url')}`
 }
 
 /** 44: the client goes on with what is there; the operator hears of it. */
