@@ -5,7 +5,8 @@ import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { encodeRecord, openStore, QUEUE_SETTINGS_DEFAULT, type QueueStore } from '@sluice/store'
 import { randomFor, waitFor, withRedis } from '@sluice/testkit'
-import { type Consumer, type Delivery, Feed } from './feed.ts'
+import { Feed } from './feed.ts'
+import type { Consumer, Delivery } from './handing.ts'
 
 async function setup(t: TestContext) {
   const { url, vhost } = await withRedis(t)
@@ -13,9 +14,10 @@ async function setup(t: TestContext) {
   const open = async () => {
     const store = await openStore({ url, report })
     t.after(() => store.close())
-    return { slot: store.slot.name, queue: store.queue(vhost, 'orders', 1, QUEUE_SETTINGS_DEFAULT) }
+    const queue = store.queue(vhost, 'orders', 1, QUEUE_SETTINGS_DEFAULT)
+    return { slot: store.slot.name, redis: store.redis, queue }
   }
-  const { slot, queue } = await open()
+  const { slot, queue, redis } = await open()
   await queue.create()
   let ended = 0
   const feed = () => {
@@ -23,7 +25,7 @@ async function setup(t: TestContext) {
     t.after(() => feed.close())
     return feed
   }
-  return { slot, queue, open, feed, ended: () => ended }
+  return { slot, queue, redis, open, feed, ended: () => ended }
 }
 
 /** Publishes bodies '0', '1', ...; settles when all are stored. */
@@ -257,4 +259,20 @@ test('a hint that comes while a take is under way is not lost', async (t) => {
   }
   await waitFor(() => consumer.seen.length === 400)
   assert.deepEqual(late, [])
+})
+
+test('what a lost reply brought goes back, though nobody consumes any more', async (t) => {
+  const { queue, redis, open, feed, ended } = await setup(t)
+  const observer = (await open()).queue
+  await publish(queue, 3)
+  const consumer = new TestConsumer(10)
+  const orders = feed()
+  redis.client('REPLY', 'SKIP').catch(() => {}) // to the take, which comes next
+  orders.attach(consumer)
+  orders.detach(consumer)
+  await waitFor(async () => (await observer.stats()).unacked === 3, { what: 'the take' })
+  redis.disconnect(true)
+  await waitFor(async () => (await observer.stats()).ready === 3, { what: 'the return' })
+  await waitFor(() => ended() === 1, { what: 'the end' })
+  assert.deepEqual(consumer.seen, [])
 })

@@ -8,90 +8,17 @@
  *
  * Hot path: a message costs one Delivery object. Measured by test/bench/amqp.bench.ts.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { BrokerError, limits, type Report } from '@sluice/core'
-import type { HeldReturn, MessageRecord, QueueStore, Taken, TakenMessage } from '@sluice/store'
-
-/** Somebody who takes deliveries. */
-export interface Consumer {
-  /** Higher is served first while it has credit. */
-  readonly priority: number
-  /** Deliveries count as settled once they are handed over. */
-  readonly noAck: boolean
-  /** How many more it may get now; asked before each delivery. */
-  credit(): number
-  /** Consumers of one pool get no more than its credit together. */
-  readonly pool?: { credit(): number } | undefined
-  deliver(delivery: Delivery): void
-  /** The queue is gone; no further delivery comes. */
-  cancelled(): void
-}
-
-/** A batch that the slot holds, as far as its messages are not settled one way or the other. */
-interface HeldBatch {
-  readonly level: number
-  readonly id: string
-  readonly count: number
-  /** Messages neither settled nor given back. */
-  left: number
-  /** Whether any was settled. Without, the last one given back has removed the batch itself. */
-  settled: boolean
-  /** Bits of the settled ones; made when one settles while others are left. */
-  bitmap: Buffer | undefined
-  /** When it became half settled, ms of the local clock; 0 = it is not, or all of it was told. */
-  halfSince: number
-}
-
-function heldBatch(level: number, id: string, count: number): HeldBatch {
-  return { level, id, count, left: count, settled: false, bitmap: undefined, halfSince: 0 }
-}
-
-/** One handing of a message to a consumer. Settle it once, through the feed that made it. */
-export class Delivery {
-  readonly feed: Feed
-  readonly record: MessageRecord
-  /** Deliveries so far, this one included. */
-  readonly acquired: number
-  readonly failed: number
-  readonly batch: HeldBatch | undefined
-  /** '' for a message in a batch. */
-  readonly ref: string
-  readonly index: number
-
-  constructor(
-    feed: Feed,
-    record: MessageRecord,
-    acquired: number,
-    failed: number,
-    batch: HeldBatch | undefined,
-    ref: string,
-    index: number,
-  ) {
-    this.feed = feed
-    this.record = record
-    this.acquired = acquired
-    this.failed = failed
-    this.batch = batch
-    this.ref = ref
-    this.index = index
-  }
-
-  get redelivered(): boolean {
-    return this.acquired > 1
-  }
-}
-
-/** How a delivery goes back: at once, after a delay, or to the dead letters. */
-export interface GiveBack {
-  readonly action: 'ready' | 'due' | 'dead'
-  readonly delayMs: number
-  /** '-' = not a failed delivery; else '+' and the last error. */
-  readonly failure: string
-}
+import type { HeldReturn, QueueStore, Taken, TakenMessage } from '@sluice/store'
+import { type Consumer, Delivery, type GiveBack, type HeldBatch, heldBatch } from './handing.ts'
 
 /** A batch stays half settled this long before the settled ones are noted, ms. */
 const PARTIAL_MS = 100
 /** After Redis was away, ms. */
 const RETRY_MS = 200
+/** How often it is looked whether what is under way has ended, ms. */
+const LOOK_MS = 5
 /** Most credit asked for in one take: bounds what one process holds of one queue at a time. */
 const CREDIT_MAX = 4 * limits.BATCH_RECORDS_MAX
 /**
@@ -114,6 +41,8 @@ export class Feed {
   #held = 0
   #taking = false
   #getting = 0
+  #recovering: Promise<void> | undefined
+  #closed = false
   /** A take's reply was lost: the slot may hold what this feed does not know of. */
   #lost = false
   /** Whether the last take brought whole batches. */
@@ -190,6 +119,7 @@ export class Feed {
 
   /** Takes one message past the consumers; undefined when there is none. */
   async get(): Promise<Delivery | undefined> {
+    await this.#recovering?.catch(() => {}) // which would give back what this takes
     this.#getting++
     try {
       const { batches, messages } = await this.#store.take(1, false)
@@ -234,12 +164,13 @@ export class Feed {
   /** Waits until Redis has been told of every settlement. */
   async settled(): Promise<void> {
     while (this.#scheduled || this.#sending > 0 || this.#returns.length > 0) {
-      await new Promise((resolve) => setTimeout(resolve, 5))
+      await sleep(LOOK_MS)
     }
   }
 
   /** Stops at once; what is held comes again when the slot is reclaimed. */
   close(): void {
+    this.#closed = true
     this.#consumers.length = 0
     clearTimeout(this.#timer)
     clearInterval(this.#halfTimer)
@@ -285,10 +216,7 @@ export class Feed {
   }
 
   async #take(): Promise<void> {
-    if (this.#lost) {
-      await this.#store.recover([...this.#batches.keys(), ...this.#singles])
-      this.#lost = false
-    }
+    if (this.#lost) await this.#recover()
     for (let credit = this.#credit(); credit > 0; credit = this.#credit()) {
       this.#hinted = false
       const taken = await this.#store.take(credit, true)
@@ -304,9 +232,26 @@ export class Feed {
     }
   }
 
+  /** Gives back what a lost reply brought: nobody else can, as long as this process lives. */
+  #recover(): Promise<void> {
+    this.#recovering ??= this.#giveBackUnknown().finally(() => {
+      this.#recovering = undefined
+    })
+    return this.#recovering
+  }
+
+  async #giveBackUnknown(): Promise<void> {
+    while (this.#getting > 0) await sleep(LOOK_MS) // what these take is not known yet
+    const settling = this.#settledBatches.map(nameOf)
+    const known = [...this.#batches.keys(), ...this.#singles, ...settling, ...this.#settledRefs]
+    await this.#store.recover(known)
+    this.#lost = false
+  }
+
   #failed(error: unknown): void {
     this.#lost = true
     if (error instanceof BrokerError && error.code === 'queue_not_found') {
+      this.#lost = false // with all that it held
       for (const consumer of this.#consumers.splice(0)) consumer.cancelled()
       this.#endIfIdle()
       return
@@ -332,7 +277,7 @@ export class Feed {
       for (; single < taken.after; single++) deliveries.push(this.#single(messages[single]!))
       const { level, id, records } = taken
       const batch = heldBatch(level, id, records.length)
-      this.#batches.set(`${level}:${id}`, batch)
+      this.#batches.set(nameOf(batch), batch)
       for (let index = 0; index < records.length; index++) {
         deliveries.push(new Delivery(this, records[index]!, 1, 0, batch, '', index))
       }
@@ -376,7 +321,7 @@ export class Feed {
   }
 
   #finish(batch: HeldBatch): void {
-    this.#batches.delete(`${batch.level}:${batch.id}`)
+    this.#batches.delete(nameOf(batch))
     this.#half.delete(batch)
     if (batch.settled) this.#settledBatches.push(batch)
   }
@@ -440,7 +385,7 @@ export class Feed {
     const items = returns.map(
       ({ delivery: { batch, ref, index }, how }): HeldReturn => ({
         ...how,
-        place: batch ? `${batch.level}:${batch.id}` : '',
+        place: batch ? nameOf(batch) : '',
         ref: batch ? index : ref,
       }),
     )
@@ -477,12 +422,23 @@ export class Feed {
   #endIfIdle(): void {
     if (this.#consumers.length > 0 || this.#taking || this.#getting > 0) return
     if (this.#scheduled || this.#sending > 0) return
+    if (this.#closed || this.#recovering !== undefined) return
+    if (this.#lost) {
+      this.#recover().then(
+        () => this.#endIfIdle(),
+        () => setTimeout(() => this.#endIfIdle(), RETRY_MS),
+      )
+      return
+    }
     if (this.#batches.size > 0 || this.#singles.size > 0 || this.#returns.length > 0) return
     if (this.#settledBatches.length > 0 || this.#settledRefs.length > 0) return
     this.close()
     this.#ended()
   }
 }
+
+/** As reclaim.lua names a batch. */
+const nameOf = ({ level, id }: HeldBatch) => `${level}:${id}`
 
 /** Never shown to a consumer: goes back as it came. */
 const BACK_UNSEEN: GiveBack = { action: 'ready', delayMs: 0, failure: '-' }

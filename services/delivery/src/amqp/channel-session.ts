@@ -3,7 +3,7 @@
  * publishes. Numbers in comments are those of docs/amqp.md.
  */
 import type { Channel, ChannelHandler, ChannelMethod } from '@sluice/amqp'
-import type { Delivery, GiveBack } from '../feed.ts'
+import type { Delivery, GiveBack } from '../handing.ts'
 import type { AmqpConsumer } from './consumer.ts'
 import { Consuming } from './consuming.ts'
 import { withDeliveryCount } from './delivery-count.ts'

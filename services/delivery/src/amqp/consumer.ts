@@ -1,5 +1,6 @@
 /** One consumer of one channel: its credit, and what it is sent. */
-import type { Delivery, Feed, Consumer as FeedConsumer } from '../feed.ts'
+import type { Feed } from '../feed.ts'
+import type { Delivery, Consumer as FeedConsumer } from '../handing.ts'
 import type { ChannelSession } from './channel-session.ts'
 
 /** Most deliveries on their way to a consumer without a prefetch; the socket slows it down too. */

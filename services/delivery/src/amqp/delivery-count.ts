@@ -3,7 +3,7 @@
  * quorum queues have it. Only what is redelivered has its properties decoded and encoded again.
  */
 import { decodeProperties, encodeProperties } from '@sluice/amqp'
-import type { Delivery } from '../feed.ts'
+import type { Delivery } from '../handing.ts'
 
 const HEADER = 'x-delivery-count'
 

@@ -9,7 +9,7 @@
  * the channel, which stamps deliveries with its count.
  */
 import { AmqpError, REPLY_CODES, Unacked } from '@sluice/amqp'
-import type { Delivery, GiveBack } from '../feed.ts'
+import type { Delivery, GiveBack } from '../handing.ts'
 import type { AmqpConsumer } from './consumer.ts'
 
 /** What a delivery tag stands for. */

@@ -1,0 +1,81 @@
+/** What consumers are handed: one delivery of one message, and how it may go back. */
+import type { MessageRecord } from '@sluice/store'
+import type { Feed } from './feed.ts'
+
+/** Somebody who takes deliveries. */
+export interface Consumer {
+  /** Higher is served first while it has credit. */
+  readonly priority: number
+  /** Deliveries count as settled once they are handed over. */
+  readonly noAck: boolean
+  /** How many more it may get now; asked before each delivery. */
+  credit(): number
+  /** Consumers of one pool get no more than its credit together. */
+  readonly pool?: { credit(): number } | undefined
+  deliver(delivery: Delivery): void
+  /** The queue is gone; no further delivery comes. */
+  cancelled(): void
+}
+
+/** A batch that the slot holds, as far as its messages are not settled one way or the other. */
+export interface HeldBatch {
+  readonly level: number
+  readonly id: string
+  readonly count: number
+  /** Messages neither settled nor given back. */
+  left: number
+  /** Whether any was settled. Without, the last one given back has removed the batch itself. */
+  settled: boolean
+  /** Bits of the settled ones; made when one settles while others are left. */
+  bitmap: Buffer | undefined
+  /** When it became half settled, ms of the local clock; 0 = it is not, or all of it was told. */
+  halfSince: number
+}
+
+/** None of it settled yet. */
+export function heldBatch(level: number, id: string, count: number): HeldBatch {
+  return { level, id, count, left: count, settled: false, bitmap: undefined, halfSince: 0 }
+}
+
+/** One handing of a message to a consumer. Settle it once, through the feed that made it. */
+export class Delivery {
+  readonly feed: Feed
+  readonly record: MessageRecord
+  /** Deliveries so far, this one included. */
+  readonly acquired: number
+  readonly failed: number
+  readonly batch: HeldBatch | undefined
+  /** '' for a message in a batch. */
+  readonly ref: string
+  readonly index: number
+
+  constructor(
+    feed: Feed,
+    record: MessageRecord,
+    acquired: number,
+    failed: number,
+    batch: HeldBatch | undefined,
+    ref: string,
+    index: number,
+  ) {
+    this.feed = feed
+    this.record = record
+    this.acquired = acquired
+    this.failed = failed
+    this.batch = batch
+    this.ref = ref
+    this.index = index
+  }
+
+  get redelivered(): boolean {
+    return this.acquired > 1
+  }
+}
+
+/** How a delivery goes back: at once, after a delay, or to the dead letters. */
+export interface GiveBack {
+  readonly action: 'ready' | 'due' | 'dead'
+  readonly delayMs: number
+  /** '-' = not a failed delivery; else '+' and the last error. */
+  readonly failure: string
+}
