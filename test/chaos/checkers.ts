@@ -17,9 +17,9 @@ export function checkAll(ledger: Ledger): string[] {
     )
   }
   for (const [queue, copies] of ledger.copies) {
-    const { consumers, keyed } = planOf(queue)
+    const { http, amqp, keyed } = planOf(queue)
     const list = [...copies.values()]
-    if (consumers === 1 && !keyed && queue !== 'later') wrong.push(...checkLine(list))
+    if (http + amqp === 1 && !keyed && queue !== 'later') wrong.push(...checkLine(list))
     if (keyed) wrong.push(...checkKeys(list))
   }
   return wrong
@@ -57,7 +57,7 @@ function checkDeath(copy: Copy, reason: string): string[] {
 
 /** One publish, one stored message; one first delivery. */
 function checkStoredOnce(copy: Copy): string[] {
-  const refs = new Set(copy.deliveries.map(({ ref }) => ref))
+  const refs = new Set(copy.deliveries.map(({ ref }) => ref).filter((ref) => ref !== ''))
   const firsts = copy.deliveries.filter(({ redelivered }) => !redelivered)
   const wrong: string[] = []
   if (refs.size > 1) wrong.push(`${name(copy)} was stored ${refs.size} times: ${[...refs]}`)
@@ -71,11 +71,12 @@ function checkDeliveries(copy: Copy): string[] {
   const ended = Math.min(copy.settledAt ?? Infinity, copy.rejectedAt ?? Infinity)
   const wrong: string[] = []
   for (const { count, failed, redelivered, askedAt, cameAt } of copy.deliveries) {
-    if (redelivered !== count > 1) {
+    if (count !== undefined && redelivered !== count > 1) {
       wrong.push(`${name(copy)} came for the ${count}th time, redelivered: ${redelivered}`)
     }
     if (failed > deliveryLimit) wrong.push(`${name(copy)} came after ${failed} failures`)
-    if (failed >= count) wrong.push(`${name(copy)} failed ${failed} times in ${count} deliveries`)
+    if (failed >= (count ?? Infinity))
+      wrong.push(`${name(copy)} failed ${failed} times in ${count} deliveries`)
     if (askedAt > ended) wrong.push(`${name(copy)} came after it was settled`)
     if (cameAt < sentAt + delayMs - 1) wrong.push(`${name(copy)} came before its delay was over`)
   }
@@ -86,6 +87,7 @@ function checkDeliveries(copy: Copy): string[] {
 function checkTokens(copy: Copy, tokens: Map<string, string>): string[] {
   const wrong: string[] = []
   for (const { token } of copy.deliveries) {
+    if (token === '') continue
     const known = tokens.get(`${copy.queue} ${token}`)
     if (known !== undefined) wrong.push(`${name(copy)} has the token of ${known}`)
     tokens.set(`${copy.queue} ${token}`, copy.sent.id)
@@ -107,7 +109,8 @@ function checkLine(copies: readonly Copy[]): string[] {
       const next = order[index + 1]
       if (!next) break
       if (next.cameAt < cameAt) wrong.push(`${name(next.copy)} came before ${name(copy)}`)
-      if (next.ref < ref) wrong.push(`${name(next.copy)} is stored before ${name(copy)}`)
+      if (next.ref !== '' && next.ref < ref)
+        wrong.push(`${name(next.copy)} is stored before ${name(copy)}`)
     }
   }
   return wrong
@@ -147,7 +150,10 @@ export function countRedelivered(ledger: Ledger): number {
   return total
 }
 
+/** Names a copy, with its story: when it was sent, and when it came, `!` = as redelivered. */
 function name({ queue, sent, deliveries }: Copy): string {
-  const last = deliveries.at(-1)
-  return `${queue}/${sent.id}${last ? ` (${last.token})` : ''}`
+  const came = deliveries.map(({ token, redelivered, cameAt }) => {
+    return `${redelivered ? '!' : ''}${Math.round(cameAt)} ${token}`
+  })
+  return `${queue}/${sent.id} (sent ${Math.round(sent.sentAt)}, came ${came})`
 }

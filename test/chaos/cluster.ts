@@ -14,6 +14,8 @@ export interface Node {
   readonly process: ServiceProcess
   readonly redisWire: TcpProxy
   readonly httpWire: TcpProxy
+  /** Undefined where it does not speak AMQP. */
+  readonly amqpWire: TcpProxy | undefined
   readonly client: HttpClient
   /** Starts it again where it was: clients keep their address. */
   restart(): Promise<void>
@@ -24,6 +26,8 @@ export interface Cluster {
   readonly nodes: readonly Node[]
   readonly routers: readonly HttpClient[]
   readonly doors: readonly HttpClient[]
+  /** Ports of the wires to the AMQP doors. */
+  readonly amqp: readonly number[]
   /** What a process did that no fault asked for. */
   readonly crashes: string[]
 }
@@ -39,7 +43,8 @@ export async function startCluster(t: TestContext, fsync: 'always' | 'everysec')
   const nodes = await Promise.all(starts)
   const clients = (service: string) =>
     nodes.filter(({ process }) => process.name.startsWith(service)).map(({ client }) => client)
-  return { redis, nodes, routers: clients('router'), doors: clients('delivery'), crashes }
+  const amqp = nodes.flatMap(({ amqpWire }) => amqpWire?.port ?? [])
+  return { redis, nodes, routers: clients('router'), doors: clients('delivery'), amqp, crashes }
 }
 
 async function startNode(
@@ -56,15 +61,20 @@ async function startNode(
     env: { SLUICE_REAPER_PASS_MS: '200', SLUICE_REAPER_SWEEP_MS: '5000' },
   })
   process.onCrash = (what) => crashes.push(what)
-  const httpWire = await tcpProxy(Number(new URL(process.http).port))
+  const httpWire = await tcpProxy(portOf(process.http))
+  const { amqp } = process.doors
+  const amqpWire = amqp === undefined ? undefined : await tcpProxy(portOf(amqp))
   const client = httpClient(`http://127.0.0.1:${httpWire.port}`)
   t.after(async () => {
     client.close()
-    await Promise.all([redisWire.close(), httpWire.close()])
+    await Promise.all([redisWire.close(), httpWire.close(), amqpWire?.close()])
   })
   const restart = async () => {
     await process.restart()
-    httpWire.target = Number(new URL(process.http).port)
+    httpWire.target = portOf(process.http)
+    if (amqpWire) amqpWire.target = portOf(process.doors['amqp']!)
   }
-  return { process, redisWire, httpWire, client, restart }
+  return { process, redisWire, httpWire, amqpWire, client, restart }
 }
+
+const portOf = (url: string) => Number(new URL(url).port)

@@ -138,7 +138,8 @@ export class Faults {
 
   async #harm(node: Node, kind: FaultKind, forMs: number, dice: number): Promise<void> {
     const [what] = kind.split(' ')
-    const wire = kind.endsWith('clients') ? node.httpWire : node.redisWire
+    const clients = dice % 3 === 0 ? (node.amqpWire ?? node.httpWire) : node.httpWire
+    const wire = kind.endsWith('clients') ? clients : node.redisWire
     switch (what) {
       case 'kill':
         await node.process.kill9()

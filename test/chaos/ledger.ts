@@ -19,13 +19,14 @@ export interface Sent {
 }
 
 export interface Delivery {
-  /** The broker's id of the message, and of this delivery. */
+  /** The broker's id of the message, and of this delivery; AMQP tells neither: ''. */
   readonly ref: string
   readonly token: string
-  readonly count: number
+  /** Deliveries so far, this one included, where the door tells. */
+  readonly count: number | undefined
   readonly failed: number
   readonly redelivered: boolean
-  /** When the lease was asked for, and when it arrived. */
+  /** When the lease was asked for, or its connection began; and when it arrived. */
   readonly askedAt: number
   readonly cameAt: number
 }

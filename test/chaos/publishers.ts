@@ -20,8 +20,9 @@ export interface PublisherPlan {
 
 const TIMEOUT_MS = 4_000
 /** More than this waits to be consumed: publishers wait. */
-const BACKLOG_MAX = 3_000
-const KEYS = 7
+export const BACKLOG_MAX = 3_000
+/** Ordering keys of one publisher. */
+export const KEYS = 7
 
 export class Publisher {
   readonly #plan: PublisherPlan

@@ -11,8 +11,9 @@ export const DEAD_LETTERS = 'amq.dead-letters'
 export interface QueuePlan {
   readonly name: string
   readonly arguments: Readonly<Record<string, unknown>>
-  /** How many consumers it has; with one, first deliveries come in the order of publishing. */
-  readonly consumers: number
+  /** Consumers over HTTP and over AMQP; with one, first deliveries come in the order of publishing. */
+  readonly http: number
+  readonly amqp: number
   /** Deliveries that may fail before the message dies. */
   readonly deliveryLimit: number
   /** Messages carry an ordering key, and keep the order of each. */
@@ -26,20 +27,20 @@ const LIMIT_DEFAULT = 20
 const quick = { base: 100, factor: 2, max: 800, jitter: 0.5 }
 
 export const QUEUES: readonly QueuePlan[] = [
-  plan('plain', 3),
-  plan('line', 1),
-  plan('keyed', 3, { keyed: true, arguments: { 'x-ordering-key': true, 'x-retry': quick } }),
-  plan('once', 2, { arguments: { 'x-dedup-window': 3_600_000 } }),
-  plan('retried', 2, {
+  plan('plain', 2, 2),
+  plan('line', 1, 0),
+  plan('keyed', 2, 1, { keyed: true, arguments: { 'x-ordering-key': true, 'x-retry': quick } }),
+  plan('once', 1, 1, { arguments: { 'x-dedup-window': 3_600_000 } }),
+  plan('retried', 2, 1, {
     deliveryLimit: 3,
     deadTo: 'dead',
     arguments: { 'x-retry': quick, 'x-delivery-limit': 3, 'x-dead-letter-exchange': 'dlx' },
   }),
-  plan('levels', 2, { arguments: { 'x-max-priority': 4 } }),
-  plan('later', 1),
-  plan('fan.a', 1),
-  plan('fan.b', 1),
-  plan('fan.c', 1, {
+  plan('levels', 1, 1, { arguments: { 'x-max-priority': 4 } }),
+  plan('later', 1, 0),
+  plan('fan.a', 1, 0),
+  plan('fan.b', 0, 1),
+  plan('fan.c', 1, 1, {
     keyed: true,
     deliveryLimit: 2,
     arguments: { 'x-ordering-key': true, 'x-delivery-limit': 2, 'x-retry': quick },
@@ -49,10 +50,11 @@ export const QUEUES: readonly QueuePlan[] = [
 /** Queues that only hold what died elsewhere. */
 export const GRAVES: readonly string[] = ['dead', DEAD_LETTERS]
 
-function plan(name: string, consumers: number, rest: Partial<QueuePlan> = {}): QueuePlan {
+function plan(name: string, http: number, amqp: number, rest: Partial<QueuePlan> = {}): QueuePlan {
   return {
     name,
-    consumers,
+    http,
+    amqp,
     deliveryLimit: LIMIT_DEFAULT,
     deadTo: DEAD_LETTERS,
     arguments: {},

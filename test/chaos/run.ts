@@ -9,6 +9,7 @@ import { audit, openStore } from '@sluice/store'
 import { type Random, random, waitFor } from '@sluice/testkit'
 import { openTopology } from '@sluice/topology'
 import type { HttpClient } from '../support/http.ts'
+import { AmqpConsumer, AmqpPublisher } from './amqp.ts'
 import { checkAll, countRedelivered, isLost } from './checkers.ts'
 import { type Cluster, startCluster } from './cluster.ts'
 import { Consumer, idOf, type Mood } from './consumers.ts'
@@ -78,7 +79,10 @@ export async function run(t: TestContext, options: RunOptions): Promise<RunResul
   return { ...summary(ledger, faults), seed, fsync, drainMs: performance.now() - calmAt, wrong }
 }
 
-function startLoad({ routers, doors }: Cluster, ledger: Ledger, dice: Random) {
+/** By routing key; '' is the fan-out. */
+const AMQP_STREAMS: readonly string[] = ['plain', 'line', 'keyed', 'retried', 'levels', '']
+
+function startLoad({ routers, doors, amqp }: Cluster, ledger: Ledger, dice: Random) {
   const stopPublishers = new AbortController()
   const stopConsumers = new AbortController()
   const mood: Mood = { calm: false }
@@ -86,17 +90,24 @@ function startLoad({ routers, doors }: Cluster, ledger: Ledger, dice: Random) {
   const published = publishers().map((plan) =>
     new Publisher(plan, routers, ledger, part()).run(stopPublishers.signal),
   )
-  const consumed = QUEUES.flatMap((plan) =>
-    Array.from({ length: plan.consumers }, () =>
-      new Consumer(plan, doors, ledger, part(), mood).run(stopConsumers.signal),
-    ),
+  const overAmqp = STREAMS.filter(({ routingKey }) => AMQP_STREAMS.includes(routingKey)).map(
+    (stream) => {
+      const name = `${stream.routingKey || 'fan'}.amqp`
+      return new AmqpPublisher(name, stream, amqp, ledger, part()).run(stopPublishers.signal)
+    },
   )
+  const times = (count: number, make: () => { run(signal: AbortSignal): Promise<void> }) =>
+    Array.from({ length: count }, () => make().run(stopConsumers.signal))
+  const consumed = QUEUES.flatMap((plan) => [
+    ...times(plan.http, () => new Consumer(plan, doors, ledger, part(), mood)),
+    ...times(plan.amqp, () => new AmqpConsumer(plan, amqp, ledger, part(), mood)),
+  ])
   const measured = measure(routers, ledger, stopPublishers.signal)
   return {
     mood,
     stopPublishers,
     stopConsumers,
-    published: Promise.all([...published, measured]),
+    published: Promise.all([...published, ...overAmqp, measured]),
     consumed: Promise.all(consumed),
   }
 }

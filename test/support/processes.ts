@@ -28,6 +28,8 @@ export interface ServiceProcess {
   readonly name: string
   /** e.g. http://127.0.0.1:43210; another one after each start. */
   readonly http: string
+  /** Where its other doors are, by name: amqp. */
+  readonly doors: Readonly<Record<string, string>>
   readonly running: boolean
   /** The last 64 KiB of what it wrote. */
   readonly log: string
@@ -67,6 +69,7 @@ export async function startProcess(t: Scope, options: ProcessOptions): Promise<S
 class Spawned implements ServiceProcess {
   readonly name: string
   http = ''
+  doors: Readonly<Record<string, string>> = {}
   log = ''
   onCrash: (what: string) => void = () => {}
   readonly #options: ProcessOptions
@@ -110,7 +113,9 @@ class Spawned implements ServiceProcess {
     exited.then(([code, signal]) => {
       if (this.#expected) this.onCrash(`${this.name} ended by itself: ${signal ?? `code ${code}`}`)
     }, this.onCrash)
-    this.http = await Promise.race([this.#ready(child), exited.then(() => this.#gone())])
+    const ready = await Promise.race([this.#ready(child), exited.then(() => this.#gone())])
+    this.http = ready.http
+    this.doors = ready.doors
     this.#expected = true
   }
 
@@ -143,10 +148,11 @@ class Spawned implements ServiceProcess {
     return child.exitCode
   }
 
-  async #ready(child: ChildProcess): Promise<string> {
+  async #ready(child: ChildProcess): Promise<Pick<ServiceProcess, 'http' | 'doors'>> {
     const signal = AbortSignal.timeout(START_MS_MAX)
-    const [message] = (await once(child, 'message', { signal })) as [{ http: string }]
-    return message.http
+    const [message] = (await once(child, 'message', { signal })) as [Record<string, string>]
+    const { http = '', type: _, ...doors } = message
+    return { http, doors }
   }
 
   #gone(): never {
