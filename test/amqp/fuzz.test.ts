@@ -2,8 +2,8 @@
  * Hostile clients of a whole broker, seeded: `SEED=n` replays a run, SECONDS is how long (4).
  *
  * A session that a client might have, of everything the broker does, is damaged or sent in another
- * order. Each ends in a close of the protocol or without a word, nothing unexpected is reported, and
- * another connection is served meanwhile as if nobody else was there.
+ * order. Each ends in a close of the protocol or without a word, nothing unexpected is reported,
+ * and another connection is served meanwhile as if nobody else was there.
  */
 import assert from 'node:assert/strict'
 import { once } from 'node:events'

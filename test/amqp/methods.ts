@@ -84,7 +84,7 @@ export async function confirming(client: AmqpClient, channel = 1): Promise<void>
   await client.call(channel, { name: 'confirm.select', noWait: false }, 'confirm.select-ok')
 }
 
-/** Publishes to a queue, one after the other, and waits until each is stored; needs confirm mode. */
+/** Publishes to a queue, and waits until each is stored; needs confirm mode. */
 export async function store(
   client: AmqpClient,
   queue: string,
@@ -107,7 +107,7 @@ export async function deliveries(client: AmqpClient, count: number): Promise<str
   return bodies
 }
 
-/** Ends what the client has sent so far: nothing that it caused is still to come, but deliveries. */
+/** What the client has sent so far is done with; only deliveries may still come of it. */
 export async function settled(client: AmqpClient, channel = 1): Promise<void> {
   await client.call(channel, qos(0, true), 'basic.qos-ok')
 }

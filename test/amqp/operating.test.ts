@@ -1,4 +1,4 @@
-/** What an operator sets or sees: vhost options, alarms, expiry, and that nothing is left behind. */
+/** What an operator sets or sees: vhost options, alarms, expiry, and that nothing is left. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { privateRedis, waitFor } from '@sluice/testkit'

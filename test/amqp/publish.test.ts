@@ -117,7 +117,7 @@ test('no. 59: a message over the maximum is 406', async (t) => {
   await store(peer, 'q', ['x'.repeat(1_000)])
   assert.match(
     await peer.refusal(() => peer.publish(1, '', 'q', 'x'.repeat(1_001))),
-    /^channel PRECONDITION_FAILED - message size 1001 is larger than configured max size 1000 \(406, method 60.40\)$/,
+    /^channel PRECONDITION_FAILED - message size 1001 is larger .* 1000 \(406, method 60.40\)$/,
   )
 })
 

@@ -7,7 +7,10 @@ import type { Delivery } from '../handing.ts'
 
 const HEADER = 'x-delivery-count'
 
-/** The properties to send. They go as they are when nobody can read them, or they would grow too large. */
+/**
+ * The properties to send. They go as they are when nobody can read them, or when they would grow
+ * too large.
+ */
 export function withDeliveryCount({ redelivered, failed, record }: Delivery): Buffer {
   if (!redelivered) return record.properties
   try {

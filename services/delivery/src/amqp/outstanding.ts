@@ -5,8 +5,8 @@
  * failed; the channel lives on, and a late settlement of that tag is ignored. RabbitMQ closes the
  * channel instead, and with it everything else that the client works on (68).
  *
- * Hot path: a delivery costs one Held object and a slot of the ring; time is looked at by a timer of
- * the channel, which stamps deliveries with its count.
+ * Hot path: a delivery costs one Held object and a slot of the ring; time is looked at by a timer
+ * of the channel, which stamps deliveries with its count.
  */
 import { AmqpError, REPLY_CODES, Unacked } from '@sluice/amqp'
 import type { Delivery, GiveBack } from '../handing.ts'

@@ -1,4 +1,4 @@
-/** The one place where a refusal becomes an AMQP answer. Codes are those of the specification, 1.2. */
+/** The one place where a refusal becomes an AMQP answer. Codes are those of the specification. */
 import { AmqpError, REPLY_CODES } from '@sluice/amqp'
 import { BrokerError, type ErrorCode } from '@sluice/core'
 

@@ -3,8 +3,8 @@
  *
  * What commit gives: every publish is stored before any acknowledgement takes effect, and commit-ok
  * follows all of them. It is not all or nothing when the process or Redis dies in between, nor when
- * a queue refuses a message: then what was stored stays, the acknowledgements have not happened, and
- * the client hears an error (406) instead of commit-ok.
+ * a queue refuses a message: then what was stored stays, the acknowledgements have not happened,
+ * and the client hears an error (406) instead of commit-ok.
  */
 import type { Message } from '@sluice/core'
 import type { Held, Outcome, Outstanding } from './outstanding.ts'
