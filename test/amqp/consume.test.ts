@@ -67,6 +67,32 @@ test('no. 45: a global prefetch is shared by the channel’s consumers, and chan
   assert.deepEqual([third, fourth, ...rest].sort(), ['3', '4', '5', '6', '7', '8', 'b'])
 })
 
+test('no. 45: what settles in one queue makes room for another, and nothing is hoarded', async (t) => {
+  const broker = await withAmqp(t)
+  const peer = await withNumbers(broker, 5)
+  await peer.queue('other')
+  await store(peer, 'other', ['a'])
+  await peer.call(1, qos(1, true), 'basic.qos-ok')
+  await consuming(peer, 'q', { tag: 'one' })
+  assert.deepEqual(await deliveries(peer, 1), ['1'])
+  await consuming(peer, 'q', { tag: 'two' })
+  await consuming(peer, 'q', { tag: 'three' })
+  await peer.call(1, cancel('one'), 'basic.cancel-ok')
+  await consuming(peer, 'other', { tag: 'other' })
+  const shown = async () => (await broker.request('GET', '/queues/q')).json.messages
+  peer.method(1, ack(1))
+  const [second] = await deliveries(peer, 1)
+  const { ready, unacked } = await shown()
+  assert.equal(ready + unacked, 4)
+  assert(unacked <= 1, 'what the channel has no room for is left to others')
+  const rest: string[] = []
+  for (let tag = 2; tag <= 5; tag++) {
+    peer.method(1, ack(tag))
+    rest.push(...(await deliveries(peer, 1)))
+  }
+  assert.deepEqual([second, ...rest].sort(), ['2', '3', '4', '5', 'a'])
+})
+
 test('no. 45: both limits hold at once, and a prefetch of bytes is 540', async (t) => {
   const broker = await withAmqp(t)
   const peer = await withNumbers(broker, 4)
@@ -149,18 +175,23 @@ test('no. 67: cancel of an unknown tag is fine; what was delivered stays with th
   await settled(peer)
 })
 
-test('no. 68: whoever can hear it is told that its queue is gone', async (t) => {
+test('no. 68: whoever can hear it is told that its queue is gone, busy or not', async (t) => {
   const { client } = await withAmqp(t)
   const capabilities = { consumer_cancel_notify: true }
   const [told, untold] = [await client({ clientProperties: { capabilities } }), await client()]
-  await told.queue('q')
-  await consuming(told, 'q', { tag: 'told' })
-  await consuming(untold, 'q', { tag: 'untold' })
   const deleter = await client()
+  await confirming(deleter)
+  await deleter.queue('q')
+  await told.call(1, qos(1), 'basic.qos-ok')
+  await consuming(told, 'q', { tag: 'told' })
+  await store(deleter, 'q', ['held'])
+  assert.deepEqual(await deliveries(told, 1), ['held'])
+  await consuming(untold, 'q', { tag: 'untold' })
   await deleter.call(1, deleteQueue('q'), 'queue.delete-ok')
   const notice = await told.expect('basic.cancel', 1)
   assert.deepEqual([notice.consumerTag, notice.noWait], ['told', true])
   told.method(1, { name: 'basic.cancel-ok', consumerTag: 'told' })
+  told.method(1, ack(1))
   await settled(told)
   await settled(untold)
   await deleter.queue('q')
