@@ -3,8 +3,8 @@
  * of single messages; bytes a stored message costs; and all of it again with a million waiting.
  *
  * Method: a private Redis (everysec) beside this process; messages of 256 bytes; 4 096 publishes
- * outstanding, two takers with a credit of 1 024. The queue with a million waiting and the empty one
- * are measured in turn, round by round, so that noise hits both. CPU is the process's own and
+ * outstanding, two takers with a credit of 1 024. The queue with a million waiting and the empty
+ * one are measured in turn, round by round, so that noise hits both. CPU is the process's own and
  * Redis's main thread's, per message that went all the way.
  */
 import type { Message } from '@sluice/core'

@@ -80,80 +80,81 @@ test('what is no request is answered with a problem, and the process serves on',
   assert.equal((await client.request('GET', '/readyz')).status, 200)
 })
 
+const JSON_BODY = { 'Content-Type': 'application/json' }
+const LEASES = '/v1/vhosts/v/queues/q/leases'
+const SETTLEMENTS = '/v1/vhosts/v/queues/q/settlements'
+const PUBLISH = '/v1/vhosts/v/queues/q/messages'
+const WRONG: [method: string, path: string, options: object, status: number, code: string][] = [
+  ['POST', LEASES, { body: '{', headers: JSON_BODY }, 400, 'invalid_request'],
+  ['POST', LEASES, { body: '[]', headers: JSON_BODY }, 400, 'invalid_request'],
+  ['POST', LEASES, { body: 'null', headers: JSON_BODY }, 400, 'invalid_request'],
+  ['POST', LEASES, { body: { max: 0 } }, 400, 'invalid_request'],
+  ['POST', LEASES, { body: { max: 1e9 } }, 400, 'invalid_request'],
+  ['POST', LEASES, { body: { wait: 5 } }, 400, 'invalid_request'],
+  [
+    'POST',
+    LEASES,
+    { body: 'max=1', headers: { 'Content-Type': 'text/plain' } },
+    415,
+    'unsupported_media_type',
+  ],
+  [
+    'POST',
+    LEASES,
+    { body: `{"consumer":"${'x'.repeat(2 ** 20)}"}`, headers: JSON_BODY },
+    413,
+    'message_too_large',
+  ],
+  [
+    'POST',
+    LEASES,
+    { body: `${'['.repeat(50_000)}${']'.repeat(50_000)}`, headers: JSON_BODY },
+    400,
+    'invalid_request',
+  ],
+  ['POST', SETTLEMENTS, { body: {} }, 400, 'invalid_request'],
+  [
+    'POST',
+    SETTLEMENTS,
+    { body: { settlements: [{ token: 'x', outcome: 'eat' }] } },
+    400,
+    'invalid_request',
+  ],
+  ['POST', PUBLISH, { headers: { 'Sluice-Delay': '-1' } }, 400, 'invalid_request'],
+  ['POST', PUBLISH, { headers: { 'Sluice-Delai': '1' } }, 400, 'invalid_request'],
+  ['POST', PUBLISH, { headers: { 'Sluice-Priority': '256' } }, 400, 'invalid_request'],
+  ['POST', PUBLISH, { headers: { 'Idempotency-Key': 'x'.repeat(256) } }, 400, 'invalid_request'],
+  [
+    'POST',
+    PUBLISH,
+    { headers: { 'Sluice-Durability': 'replicas=3' } },
+    503,
+    'durability_unavailable',
+  ],
+  ['GET', '/v1/vhosts/nope/queues', {}, 404, 'vhost_not_found'],
+  ['GET', '/v1/vhosts/v/queues/nope', {}, 404, 'queue_not_found'],
+  ['GET', '/v1/vhosts/v/queues?page=0', {}, 400, 'invalid_request'],
+  ['GET', '/v1/vhosts/v/queues?pattern=(', {}, 400, 'invalid_request'],
+  ['GET', `${PUBLISH}?after=elsewhere`, {}, 400, 'invalid_request'],
+  ['GET', `${PUBLISH}?id=${'0'.repeat(24)}`, {}, 404, 'message_not_found'],
+  ['PATCH', PUBLISH, {}, 405, 'method_not_allowed'],
+  ['GET', '/v2', {}, 404, 'not_found'],
+  ['GET', '/v1/vhosts', { headers: { Authorization: 'Bearer wrong' } }, 401, 'unauthenticated'],
+  ['GET', '/v1/vhosts', { headers: { Authorization: 'Basic !!!' } }, 401, 'unauthenticated'],
+]
+
 test('wrong bodies, types, values and tokens are refused with their code', async (t) => {
   const { client } = await start(t)
   await client.request('PUT', '/v1/vhosts/v')
   await client.request('PUT', '/v1/vhosts/v/queues/q')
-  const json = { 'Content-Type': 'application/json' }
-  const leases = '/v1/vhosts/v/queues/q/leases'
-  const settlements = '/v1/vhosts/v/queues/q/settlements'
-  const publish = '/v1/vhosts/v/queues/q/messages'
-  const cases: [method: string, path: string, options: object, status: number, code: string][] = [
-    ['POST', leases, { body: '{', headers: json }, 400, 'invalid_request'],
-    ['POST', leases, { body: '[]', headers: json }, 400, 'invalid_request'],
-    ['POST', leases, { body: 'null', headers: json }, 400, 'invalid_request'],
-    ['POST', leases, { body: { max: 0 } }, 400, 'invalid_request'],
-    ['POST', leases, { body: { max: 1e9 } }, 400, 'invalid_request'],
-    ['POST', leases, { body: { wait: 5 } }, 400, 'invalid_request'],
-    [
-      'POST',
-      leases,
-      { body: 'max=1', headers: { 'Content-Type': 'text/plain' } },
-      415,
-      'unsupported_media_type',
-    ],
-    [
-      'POST',
-      leases,
-      { body: `{"consumer":"${'x'.repeat(2 ** 20)}"}`, headers: json },
-      413,
-      'message_too_large',
-    ],
-    [
-      'POST',
-      leases,
-      { body: `${'['.repeat(50_000)}${']'.repeat(50_000)}`, headers: json },
-      400,
-      'invalid_request',
-    ],
-    ['POST', settlements, { body: {} }, 400, 'invalid_request'],
-    [
-      'POST',
-      settlements,
-      { body: { settlements: [{ token: 'x', outcome: 'eat' }] } },
-      400,
-      'invalid_request',
-    ],
-    ['POST', publish, { headers: { 'Sluice-Delay': '-1' } }, 400, 'invalid_request'],
-    ['POST', publish, { headers: { 'Sluice-Delai': '1' } }, 400, 'invalid_request'],
-    ['POST', publish, { headers: { 'Sluice-Priority': '256' } }, 400, 'invalid_request'],
-    ['POST', publish, { headers: { 'Idempotency-Key': 'x'.repeat(256) } }, 400, 'invalid_request'],
-    [
-      'POST',
-      publish,
-      { headers: { 'Sluice-Durability': 'replicas=3' } },
-      503,
-      'durability_unavailable',
-    ],
-    ['GET', '/v1/vhosts/nope/queues', {}, 404, 'vhost_not_found'],
-    ['GET', '/v1/vhosts/v/queues/nope', {}, 404, 'queue_not_found'],
-    ['GET', '/v1/vhosts/v/queues?page=0', {}, 400, 'invalid_request'],
-    ['GET', '/v1/vhosts/v/queues?pattern=(', {}, 400, 'invalid_request'],
-    ['GET', `${publish}?after=elsewhere`, {}, 400, 'invalid_request'],
-    ['GET', `${publish}?id=${'0'.repeat(24)}`, {}, 404, 'message_not_found'],
-    ['PATCH', publish, {}, 405, 'method_not_allowed'],
-    ['GET', '/v2', {}, 404, 'not_found'],
-    ['GET', '/v1/vhosts', { headers: { Authorization: 'Bearer wrong' } }, 401, 'unauthenticated'],
-    ['GET', '/v1/vhosts', { headers: { Authorization: 'Basic !!!' } }, 401, 'unauthenticated'],
-  ]
-  for (const [method, path, options, status, code] of cases) {
+  for (const [method, path, options, status, code] of WRONG) {
     const answer = await client.request(method, path, options)
     const what = `${method} ${path} ${JSON.stringify(options).slice(0, 100)}`
     assert.deepEqual([answer.status, answer.json?.title], [status, code], `${what} ${answer.text}`)
     assertProblem(answer, what)
   }
   const odd = { settlements: [{ token: 'odd', outcome: 'ack' }] }
-  assert.deepEqual((await client.request('POST', settlements, { body: odd })).json.outcomes, [
+  assert.deepEqual((await client.request('POST', SETTLEMENTS, { body: odd })).json.outcomes, [
     'stale',
   ])
 })

@@ -1,6 +1,6 @@
 /**
- * A broker as others meet it, through its public ports only: all services in one process, or each in
- * its own. A story is written once and told to both.
+ * A broker as others meet it, through its public ports only: all services in one process, or each
+ * in its own. A story is written once and told to both.
  */
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'

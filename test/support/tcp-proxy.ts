@@ -139,7 +139,9 @@ class Wire {
   }
 }
 
-/** With RST, but for a socket that cannot send one (any more): Node would keep its handle for ever. */
+/**
+ * With RST, but for a socket that cannot send one (any more): Node would keep its handle for ever.
+ */
 function hangUp(socket: Socket): void {
   if (socket.connecting || socket.destroyed || socket.writableEnded) socket.destroy()
   else socket.resetAndDestroy()

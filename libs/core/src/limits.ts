@@ -28,7 +28,9 @@ export const APPEND_BACKLOG_BYTES_MAX = 256 * 1024 * 1024
 /** Most messages one script call moves: bounds how long it keeps Redis from others (~1 ms). */
 export const PASS_MESSAGES_MAX = 256
 
-/** Bytes of messages in one reply of a script, after the first one: a process holds a few of them. */
+/**
+ * Bytes of messages in one reply of a script, after the first one: a process holds a few of them.
+ */
 export const REPLY_BYTES_MAX = 8 * 1024 * 1024
 
 /** Levels of a priority queue; each is a log of its own. */
@@ -98,7 +100,9 @@ export const AMQP_FORCED_CLOSE_MS_MAX = 3_000
 /** AMQP: largest frame before tuning: room for a client's properties and a token as password. */
 export const AMQP_HANDSHAKE_FRAME_MAX = 16 * 1024
 
-/** AMQP: frames of a connection that wait behind a slow method of their channel; then reading stops. */
+/**
+ * AMQP: frames of a connection that wait behind a slow method of their channel; then reading stops.
+ */
 export const AMQP_WAITING_BYTES_MAX = 256 * 1024
 
 /** AMQP: answers that a client does not read; beyond it, reading from that client stops. */

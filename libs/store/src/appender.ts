@@ -2,9 +2,10 @@
  * Group commit: what is published to a queue while an append travels goes out together in the next.
  *
  * Hot path. A message costs one push onto each of a few arrays; a batch costs one script call, one
- * stream entry and one reply. At most APPENDS_IN_FLIGHT_MAX calls are under way, each on a lane with
- * a sequence of its own, so that a call sent again after a lost reply is recognised (append.lua).
- * At low rates a batch holds one message and nothing waits. Measured by test/bench/store.bench.ts.
+ * stream entry and one reply. At most APPENDS_IN_FLIGHT_MAX calls are under way, each on a lane
+ * with a sequence of its own, so that a call sent again after a lost reply is recognised
+ * (append.lua). At low rates a batch holds one message and nothing waits. Measured by
+ * test/bench/store.bench.ts.
  */
 import { type Appended, limits } from '@sluice/core'
 import type { Redis } from 'ioredis'
@@ -64,7 +65,9 @@ const EMPTY = Buffer.alloc(0)
 export interface AppenderOptions<Q> {
   readonly redis: Redis
   readonly queue: Q & AppendTarget
-  /** This process's slot, for the names of its writers; asked at each flush, since it may change. */
+  /**
+   * This process's slot, for the names of its writers; asked at each flush, since it may change.
+   */
   readonly slot: () => string
   /** Replicas that must have it before it counts as stored; 0 = none. */
   readonly replicas: number

@@ -1,5 +1,6 @@
 /**
- * Maintenance jobs: work that is asked for here and done by some reaper, once, though processes die.
+ * Maintenance jobs: work that is asked for here and done by some reaper, once, though processes
+ * die.
  *
  * BullMQ keeps them, under `{sluice}:jobs`. This side asks and looks; the reaper works
  * (services/reaper/src/maintenance.ts).
@@ -66,7 +67,9 @@ export class Jobs {
     return job.id!
   }
 
-  /** How far a redrive is; undefined when there is no such job of this queue, or it is long done. */
+  /**
+   * How far a redrive is; undefined when there is no such job of this queue, or it is long done.
+   */
   async redrive(id: string, vhost: string, queue: string): Promise<RedriveStatus | undefined> {
     const job = (await this.#ask((jobs) => jobs.getJob(id))) as Job<RedriveData> | undefined
     if (job?.name !== REDRIVE_JOB) return undefined

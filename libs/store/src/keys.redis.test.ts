@@ -2,7 +2,8 @@
  * Every key of a queue is in one hash slot, so its scripts run on a cluster.
  *
  * Method: a server in cluster mode that owns all slots refuses a script that touches two of them,
- * so a queue that does everything there touches one. The slots of all keys it left are compared too.
+ * so a queue that does everything there touches one. The slots of all keys it left are compared
+ * too.
  */
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'

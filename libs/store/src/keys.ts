@@ -6,7 +6,9 @@ export const TOPOLOGY_BASE = 'sluice:{topology}:'
 /** Slots (processes) and their heartbeats: one hash slot. */
 export const SLOTS_BASE = 'sluice:{slots}:'
 
-/** Channel on which a slot hears that one of its queues has something; payload: the queue's base. */
+/**
+ * Channel on which a slot hears that one of its queues has something; payload: the queue's base.
+ */
 export const wakeChannel = (slot: string): string => `sluice:wake:${slot}`
 
 /** Channel on which a process hears of messages for one of its addresses (direct reply-to). */

@@ -4,7 +4,8 @@
  * Method: two processes on one queue. After each step the model says what must have happened,
  * the whole queue is read from Redis and compared message by message, and the invariant is checked.
  * Time is Redis's and cannot be set, so durations are 1 ms or an hour, and a step that used a short
- * one is over only when that one is. RUNS= sets how many sequences a test tries, SEED= replays them.
+ * one is over only when that one is. RUNS= sets how many sequences a test tries, SEED= replays
+ * them.
  */
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'

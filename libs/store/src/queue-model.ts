@@ -2,9 +2,9 @@
  * A queue as it should be, in memory: the oracle of queue-model.redis.test.ts.
  *
  * It knows no logs, batches or scripts, only messages and where each must be. What a queue is free
- * to choose (how many messages a slot gets, when an expired one is found) the model checks against the
- * rules and then takes over from the real one. Durations come in two kinds: soon, over before the
- * next step begins, and long, never over.
+ * to choose (how many messages a slot gets, when an expired one is found) the model checks against
+ * the rules and then takes over from the real one. Durations come in two kinds: soon, over before
+ * the next step begins, and long, never over.
  */
 import assert from 'node:assert/strict'
 import type { Inventory } from './inventory.ts'

@@ -224,8 +224,8 @@ export class QueueStore implements AppendTarget {
 
   /**
    * Takes up to `credit` messages for this process's slot: whole batches where they fit, else
-   * single ones. They are held until settled or returned, or until the slot dies. After an error the
-   * take may have happened: call `recover`.
+   * single ones. They are held until settled or returned, or until the slot dies. After an error
+   * the take may have happened: call `recover`.
    */
   async take(credit: number, wait: boolean): Promise<scripts.Taken> {
     await this.#run(this.#context.slot.register(this.base))
@@ -421,7 +421,9 @@ export class QueueStore implements AppendTarget {
     return appender
   }
 
-  /** A take on behalf of a caller who can wait `leftMs`: undefined when Redis is away until then. */
+  /**
+   * A take on behalf of a caller who can wait `leftMs`: undefined when Redis is away until then.
+   */
   async #takeFor(
     credit: number,
     leaseMs: number,

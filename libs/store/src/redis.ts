@@ -50,7 +50,8 @@ export async function connect(url: string, role: keyof typeof ROLES): Promise<Re
   })
   let last: unknown
   redis.on('error', (error) => {
-    last = error // reported by whoever waits for a reply; without a listener it would end the process
+    // Reported by whoever waits for a reply; without a listener it would end the process.
+    last = error
   })
   const deadline = Date.now() + 5_000
   try {
@@ -59,7 +60,8 @@ export async function connect(url: string, role: keyof typeof ROLES): Promise<Re
   } catch (error) {
     last ??= error
   }
-  // `connect` gives up at the first refusal, while the client goes on trying: Redis may be starting.
+  // `connect` gives up at the first refusal, while the client goes on trying: Redis may be
+  // starting.
   while (redis.status !== 'ready' && Date.now() < deadline) {
     await new Promise((resolve) => setTimeout(resolve, 50))
   }

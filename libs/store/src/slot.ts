@@ -2,8 +2,8 @@
  * A process's name in the consumer groups, and its ear for wake-ups.
  *
  * A name is new at each start and alive while its heartbeat key is. What a name without heartbeat
- * holds is reclaimed by any reaper. A process that was paused past its heartbeat finds its key gone:
- * what it held is someone else's by then, so it goes on under a new name and tells `onLost`.
+ * holds is reclaimed by any reaper. A process that was paused past its heartbeat finds its key
+ * gone: what it held is someone else's by then, so it goes on under a new name and tells `onLost`.
  *
  * The number in a name is random. A counter in Redis would come back with an older copy of its data
  * and give a name twice: two processes would pass for one, and appends of the one for the other's.

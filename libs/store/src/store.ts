@@ -31,7 +31,9 @@ export interface StoreOptions {
   readonly replicaTimeoutMs?: number
 }
 
-/** Redis 7.0 is the floor: XAUTOCLAIM's deleted entries, ZRANGEBYLEX in scripts, no effects flag. */
+/**
+ * Redis 7.0 is the floor: XAUTOCLAIM's deleted entries, ZRANGEBYLEX in scripts, no effects flag.
+ */
 const VERSION_MIN = 7
 const STATE_EVERY_MS = 1_000
 /** How long a closing store waits for Redis to answer what was sent. */

@@ -10,9 +10,9 @@
  *   x-expires                 │ expires                 │ ms, 1 .. 10 years
  *   x-max-length              │ max-length              │ ready messages
  *   x-max-length-bytes        │ max-length-bytes        │ bytes of ready messages
- *   x-overflow                │ overflow                │ drop-head, reject-publish, reject-publish-dlx
- *   x-dead-letter-exchange    │ dead-letter-exchange    │ an exchange's name; '' is the default one
- *   x-dead-letter-routing-key │ dead-letter-routing-key │ a routing key
+ *   x-overflow                │ overflow                │ drop-head, reject-publish,
+ *   reject-publish-dlx x-dead-letter-exchange    │ dead-letter-exchange    │ an exchange's name; ''
+ *   is the default one x-dead-letter-routing-key │ dead-letter-routing-key │ a routing key
  *   x-dead-letter-strategy    │ dead-letter-strategy    │ at-most-once, at-least-once
  *   x-delivery-limit          │ delivery-limit          │ failed deliveries, -1 = no limit
  *   x-dedup-window            │ dedup-window            │ ms, 1 s .. 7 days

@@ -1,9 +1,9 @@
 /**
  * Redriving: a dead letter goes back to the queue in which it died, and only there.
  *
- * Leased here, appended there, acknowledged here, in this order. The de-duplication id of the append
- * is the letter's own identity, so that doing it again after a crash in between stores one copy (for
- * as long as the queue remembers ids, x-dedup-window).
+ * Leased here, appended there, acknowledged here, in this order. The de-duplication id of the
+ * append is the letter's own identity, so that doing it again after a crash in between stores one
+ * copy (for as long as the queue remembers ids, x-dedup-window).
  */
 import { decodeProperties, type Properties } from '@sluice/amqp'
 import type { Appended, Message } from '@sluice/core'

@@ -3,8 +3,8 @@
  * must not outlive them (pure).
  *
  * A binding goes with its source and its destination. An auto-delete exchange goes when the last of
- * its own bindings does, and never before it had one (amqp-0-9-1, 39); that may take the bindings of
- * further exchanges along.
+ * its own bindings does, and never before it had one (amqp-0-9-1, 39); that may take the bindings
+ * of further exchanges along.
  *
  * Changes come in groups, the entity asked for in the last one. A removal too large for one commit
  * is committed group by group: a group leaves nothing behind that a later look could not find.

@@ -26,7 +26,9 @@ export interface Route {
   readonly queues: readonly QueueEntry[]
 }
 
-/** Entries and queues that cached routes hold in all; some 10 MB at most. Past it they start anew. */
+/**
+ * Entries and queues that cached routes hold in all; some 10 MB at most. Past it they start anew.
+ */
 const CACHE_WEIGHT_MAX = 100_000
 
 const UNROUTABLE: Route = { queues: [] }
@@ -87,7 +89,8 @@ export class RoutingTable {
 
   #remember(table: VhostTable, exchange: string, routingKey: string, route: Route): void {
     const weight = 1 + route.queues.length
-    if (weight > CACHE_WEIGHT_MAX / 10) return // finding such a route is little beside publishing it
+    // Finding a route that is this long is little beside publishing to it.
+    if (weight > CACHE_WEIGHT_MAX / 10) return
     this.#cacheWeight += weight
     if (this.#cacheWeight > CACHE_WEIGHT_MAX) {
       this.#cache.clear()

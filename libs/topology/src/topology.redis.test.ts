@@ -118,7 +118,8 @@ const DECLARE_AND_EXIT = `
   import { openTopology } from './index.ts'
   const store = await openStore({ url: process.argv[1], report: console.error })
   const topology = await openTopology(store, console.error)
-  await topology.declareQueue('/', { name: 'q', durable: true, autoDelete: false, exclusive: '', arguments: {} })
+  const plain = { durable: true, autoDelete: false, exclusive: '', arguments: {} }
+  await topology.declareQueue('/', { name: 'q', ...plain })
   await topology.close()
   await store.close()
 `

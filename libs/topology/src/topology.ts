@@ -137,7 +137,9 @@ export class Topology {
     return this.#store.definitions.readVersion()
   }
 
-  /** Makes the table show every commit that was made before the call; one round trip if none was. */
+  /**
+   * Makes the table show every commit that was made before the call; one round trip if none was.
+   */
   refresh(): Promise<void> {
     if (!this.#reading) return this.#startReading()
     // The one under way may have asked too early; the next one serves all who come meanwhile.

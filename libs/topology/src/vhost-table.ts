@@ -1,8 +1,8 @@
 /**
  * One vhost of a routing table: its exchanges, queues, bindings and policies, and how they route.
  *
- * Hot path, see routing-table.ts. Immutable as seen from outside: what is found out late (a compiled
- * exchange, a queue's settings, its open store) is found out once and is always the same.
+ * Hot path, see routing-table.ts. Immutable as seen from outside: what is found out late (a
+ * compiled exchange, a queue's settings, its open store) is found out once and is always the same.
  */
 import type { Table } from '@sluice/amqp'
 import { DEAD_LETTER_QUEUE, DEFAULT_EXCHANGE } from '@sluice/core'

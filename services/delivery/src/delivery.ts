@@ -1,4 +1,6 @@
-/** The consumers' side: hands messages out, takes their settlements, and shows what is in a queue. */
+/**
+ * The consumers' side: hands messages out, takes their settlements, and shows what is in a queue.
+ */
 import type { Config } from '@sluice/config'
 import type { Deps, Service } from '@sluice/server'
 import { amqpDoors } from './amqp/listen.ts'

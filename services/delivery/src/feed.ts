@@ -1,10 +1,11 @@
 /**
  * One queue's messages to the consumers that this process serves, and their settlements back.
  *
- * The process holds whole batches through its slot: nothing is written to Redis per message until it
- * is settled, and what settles in one event-loop turn goes out in one script call. A batch of which
- * some messages stay unsettled for longer than PARTIAL_MS has the others noted, which bounds the
- * duplicates of a crash. At most as much is taken as the consumers may hold, so nothing is hoarded.
+ * The process holds whole batches through its slot: nothing is written to Redis per message until
+ * it is settled, and what settles in one event-loop turn goes out in one script call. A batch of
+ * which some messages stay unsettled for longer than PARTIAL_MS has the others noted, which bounds
+ * the duplicates of a crash. At most as much is taken as the consumers may hold, so nothing is
+ * hoarded.
  *
  * Hot path: a message costs one Delivery object. Measured by test/bench/amqp.bench.ts.
  */

@@ -80,9 +80,6 @@ export function pullRoutes(
   pollsMax: number = LONG_POLLS_MAX,
 ): Route[] {
   const leased = metrics.count('leased', { door: 'http' })
-  const settled = Object.fromEntries(
-    OUTCOMES.map((outcome) => [outcome, metrics.count('settled', { door: 'http', outcome })]),
-  ) as Record<(typeof OUTCOMES)[number], Count>
   let polls = 0
 
   const lease = route({
@@ -122,7 +119,14 @@ export function pullRoutes(
     },
   })
 
-  const settle = route({
+  return [lease, settleRoute(topology, metrics)]
+}
+
+function settleRoute(topology: Deps['topology'], metrics: Deps['metrics']): Route {
+  const settled = Object.fromEntries(
+    OUTCOMES.map((outcome) => [outcome, metrics.count('settled', { door: 'http', outcome })]),
+  ) as Record<(typeof OUTCOMES)[number], Count>
+  return route({
     method: 'post',
     path: '/v1/vhosts/:vhost/queues/:queue/settlements',
     tag: 'consume',
@@ -144,8 +148,6 @@ export function pullRoutes(
       return { status: 200, body: { outcomes } }
     },
   })
-
-  return [lease, settle]
 }
 
 function leasedJson(message: LeasedMessage, leaseMs: number, encoding: Encoding) {

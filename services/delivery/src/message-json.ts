@@ -85,8 +85,11 @@ function readProperties(bytes: Buffer): { properties: Properties; note?: string 
   }
 }
 
-const TEXT =
-  /^(?:text\/.*|application\/(?:[\w.+-]+\+)?(?:json|xml)|application\/(?:json-seq|(?:x-)?ndjson|jsonl|javascript|x-www-form-urlencoded))\s*(?:;.*)?$/i
+const TEXT = new RegExp(
+  '^(?:text/.*|application/(?:(?:[\\w.+-]+\\+)?(?:json|xml)|json-seq|(?:x-)?ndjson|jsonl|' +
+    'javascript|x-www-form-urlencoded))\\s*(?:;.*)?$',
+  'i',
+)
 
 function isText({ contentType = '', contentEncoding = '' }: Properties, body: Buffer): boolean {
   if (

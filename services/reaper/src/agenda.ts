@@ -3,8 +3,8 @@
  *
  * Entries come from three sides: a hint, that something is due earlier than known (a script's
  * `announce`); a visit, which ends with when the next one is worth it; and the slow round over all
- * queues, which makes up for lost hints. Redis's clock stays in Redis: a hint asks for a visit soon,
- * and the visit learns from the script how many ms are left.
+ * queues, which makes up for lost hints. Redis's clock stays in Redis: a hint asks for a visit
+ * soon, and the visit learns from the script how many ms are left.
  *
  * A queue is never visited twice at a time, nor again within REVISIT_MS of the last visit: what
  * expires every millisecond is collected, and waiting consumers release what is due by themselves.

@@ -1,8 +1,8 @@
 /**
  * Moves dead letters from the queue where they died to where they belong.
  *
- * Claimed here, appended there, buried here, in this order: a reaper that dies in between leaves the
- * letter to the next one, and its identity as de-duplication id keeps the copy single. What the
+ * Claimed here, appended there, buried here, in this order: a reaper that dies in between leaves
+ * the letter to the next one, and its identity as de-duplication id keeps the copy single. What the
  * target does not take for the moment (full, Redis short of memory) stays, and is tried again when
  * the claim lapses.
  *

@@ -16,7 +16,9 @@ import { maintenance } from './maintenance.ts'
 import { reclaimDeadSlots } from './reclaim.ts'
 import { visitor } from './visit.ts'
 
-/** Queues that one pass of the round asks a visit for; with more, the round takes several passes. */
+/**
+ * Queues that one pass of the round asks a visit for; with more, the round takes several passes.
+ */
 const ROUND_MAX = 512
 
 export function reaper(deps: Deps, config: Config): Service {

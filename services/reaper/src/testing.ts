@@ -1,4 +1,6 @@
-/** What the reaper's tests share: a store, a topology and a vhost, without a process around them. */
+/**
+ * What the reaper's tests share: a store, a topology and a vhost, without a process around them.
+ */
 import assert from 'node:assert/strict'
 import type { TestContext } from 'node:test'
 import { encodeProperties, type Table } from '@sluice/amqp'

@@ -1,6 +1,6 @@
 /**
- * One look at one queue: what is due is released, what expired or overflowed or died goes its way, a
- * queue that nobody uses any more is deleted (x-expires).
+ * One look at one queue: what is due is released, what expired or overflowed or died goes its way,
+ * a queue that nobody uses any more is deleted (x-expires).
  *
  * Any number of reapers may visit the same queue at once: every step is an atomic script.
  */

@@ -3,8 +3,8 @@
 
   Stored exactly once: a repeated call with the same writer and sequence answers what the first one
   answered and stores nothing; so does one that arrives after a later call of its writer, out of a
-  connection that was given up on. Limits and de-duplication hold for each message on its own; a refused
-  message leaves no de-duplication id behind.
+  connection that was given up on. Limits and de-duplication hold for each message on its own; a
+  refused message leaves no de-duplication id behind.
 
   ARGV[1] options   see prelude
   ARGV[2] epoch     the queue's, as the topology knows it

@@ -1,5 +1,6 @@
 --[[
-  commit: change definitions, all or nothing, provided nobody changed any since the caller read them.
+  commit: change definitions, all or nothing, provided nobody changed any since the caller read
+  them.
 
   The stamp tells apart two histories that reach the same version: a Redis that came back from an
   older copy of its data counts on from there.
