@@ -193,6 +193,16 @@ test('an id is stored once within its window, also twice in one batch', async (t
   assert.deepEqual(await publish(queue, once), ['duplicate'], 'also after it was consumed')
 })
 
+test('an id is known through its window, also where sets of ids meet', async (t) => {
+  const { store, queue } = await openTestQueue(t)
+  // Sets begin at multiples of the window: with this one the next set begins in 100 ms.
+  queue.settings = { ...queue.settings, dedupWindowMs: (await store.nowMs()) + 100 }
+  const once = { body: 'a', dedupId: 'x' }
+  assert.deepEqual(await publish(queue, once), ['stored'])
+  await pass(store, 100)
+  assert.deepEqual(await publish(queue, once), ['duplicate'])
+})
+
 test('an id is free again when its window is over, and leaves nothing behind', async (t) => {
   const { store, queue } = await openTestQueue(t, { dedupWindowMs: 5 })
   const once = { body: 'a', dedupId: 'x' }

@@ -1,6 +1,7 @@
 /** create.lua and drop.lua: a queue's beginning and end, and what becomes of an old one's name. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { audit } from './index.ts'
 import { drain, HOUR_MS, lease, openTestQueue, pass, publish } from './test-queue.ts'
 
 test('creating a queue again changes nothing', async (t) => {
@@ -56,6 +57,18 @@ test('a queue that somebody used lately is not deleted as unused', async (t) => 
   assert.deepEqual(await queue.drop({ unusedMs: HOUR_MS }), { kind: 'in-use' })
   await pass(store, 1)
   assert.deepEqual(await queue.drop({ unusedMs: 1 }), { kind: 'dropped', messages: 0 })
+})
+
+test('a queue made over one that was never deleted has nothing of it', async (t) => {
+  const { store, queue, vhost } = await openTestQueue(t, { ordered: true })
+  const keyed = (body: string) => ({ body, orderingKey: 'k' })
+  await publish(queue, keyed('a'), keyed('b'), keyed('c'), 'd', { body: 'e', delayMs: HOUR_MS })
+  await lease(queue, 1)
+  const next = store.queue(vhost, 'orders', 2, queue.settings)
+  assert.equal(await next.create(), true)
+  assert.deepEqual(await audit(store, next), [])
+  assert.deepEqual(await drain(next), [])
+  await next.drop({})
 })
 
 test('a later queue of the same name starts empty, and the earlier one is gone', async (t) => {

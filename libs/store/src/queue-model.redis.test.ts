@@ -16,7 +16,7 @@ import { QueueRun } from './queue-model-run.ts'
 import type { Step } from './queue-model-step.ts'
 import { HOUR_MS, recordOf } from './test-queue.ts'
 
-const RUNS = Number(process.env['RUNS'] ?? 25)
+const RUNS = Number(process.env['RUNS'] ?? 40)
 const STEPS_MAX = 40
 
 const by = fc.nat({ max: 1 })

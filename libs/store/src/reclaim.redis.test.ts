@@ -134,6 +134,14 @@ test('a dead slot that holds nothing leaves nothing of its name behind', async (
   assert.deepEqual(left, [store.slot.name], 'which published')
 })
 
+test('a dead slot that only waited is told of nothing more', async (t) => {
+  const { store, queue, another } = await openTestQueue(t)
+  const { store: dying, queue: elsewhere } = await another()
+  await elsewhere.take(1, true)
+  await queue.reclaim(dying.slot.name, DEAD)
+  assert.deepEqual(await queueHolders(store.redis, queue), [])
+})
+
 test('a key whose message a dead slot held opens with that message', async (t) => {
   const { queue, another } = await openTestQueue(t, { ordered: true })
   const { store, queue: elsewhere } = await another()
