@@ -80,8 +80,8 @@ test('what is no base of a queue belongs to none', () => {
 })
 
 test('queues of the same name in two virtual hosts share nothing', async (t) => {
-  const { store, queue } = await openTestQueue(t)
-  const other = store.queue('elsewhere/test', 'orders', 1, queue.settings)
+  const { store, queue, vhost } = await openTestQueue(t)
+  const other = store.queue(`${vhost}/other`, 'orders', 1, queue.settings)
   await publish(queue, 'a')
   await publish(other, 'b')
   assert.deepEqual(await drain(other), ['b'])
