@@ -1,8 +1,9 @@
 /**
  * Publishers and consumers over AMQP, with a client library that people use.
  *
- * An acknowledgement has no answer in AMQP, so what was acknowledged may have been settled; what was
- * not confirmed may have been stored. Connections end on purpose, in order or abruptly, and by faults.
+ * An acknowledgement has no answer in AMQP, so what was acknowledged may have been settled; what
+ * was not confirmed may have been stored. Connections end on purpose, in order or abruptly, and by
+ * faults.
  */
 import type { Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -24,7 +25,9 @@ import { type QueuePlan, type Stream, VHOST } from './queues.ts'
 /** Ports of the AMQP doors. */
 export type Ports = readonly number[]
 
-/** Connects, runs `use` until it ends or the connection does, and waits a little, again and again. */
+/**
+ * Connects, runs `use` until it ends or the connection does, and waits a little, again and again.
+ */
 async function sessions(
   ports: Ports,
   random: Random,

@@ -1,6 +1,6 @@
 /**
- * Everything that can die or hang dies or hangs, under load; nothing confirmed is lost, nothing comes
- * twice without saying so, order is kept where it is promised, and the counters are right.
+ * Everything that can die or hang dies or hangs, under load; nothing confirmed is lost, nothing
+ * comes twice without saying so, order is kept where it is promised, and the counters are right.
  *
  *   SHORT=1         one run, as part of npm test
  *   SEED=n          replays a run: the same load and the same schedule of faults

@@ -1,6 +1,6 @@
 /**
- * A broker as it is deployed, in small: two processes of each service and a Redis of their own, with
- * a wire that can be broken before each.
+ * A broker as it is deployed, in small: two processes of each service and a Redis of their own,
+ * with a wire that can be broken before each.
  */
 
 import type { TestContext } from 'node:test'
@@ -32,6 +32,9 @@ export interface Cluster {
   readonly crashes: string[]
 }
 
+/** How long a process that is told to stop may finish what it holds. */
+export const DRAIN_MS = 5_000
+
 const SERVICES = ['router', 'delivery', 'reaper'] as const
 
 export async function startCluster(t: TestContext, fsync: 'always' | 'everysec'): Promise<Cluster> {
@@ -58,7 +61,11 @@ async function startNode(
     name,
     services: [name.split(' ')[0]!],
     redisUrl: `redis://127.0.0.1:${redisWire.port}`,
-    env: { SLUICE_REAPER_PASS_MS: '200', SLUICE_REAPER_SWEEP_MS: '5000' },
+    env: {
+      SLUICE_REAPER_PASS_MS: '200',
+      SLUICE_REAPER_SWEEP_MS: '5000',
+      SLUICE_DRAIN_MS: `${DRAIN_MS}`,
+    },
   })
   process.onCrash = (what) => crashes.push(what)
   const httpWire = await tcpProxy(portOf(process.http))

@@ -1,12 +1,13 @@
 /**
  * What goes wrong, when, and for how long: a schedule drawn from the seed, then carried out.
  *
- * Kinds are dealt like cards, so that each occurs before any occurs twice. Faults overlap, but never
- * two at one victim; each ends by itself, and `Faults.over` waits until everything is whole again.
+ * Kinds are dealt like cards, so that each occurs before any occurs twice. Faults overlap, but
+ * never two at one victim; each ends by itself, and `Faults.over` waits until everything is whole
+ * again.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Random } from '@sluice/testkit'
-import type { Cluster, Node } from './cluster.ts'
+import { type Cluster, DRAIN_MS, type Node } from './cluster.ts'
 
 const KINDS = [
   'kill router',
@@ -15,8 +16,12 @@ const KINDS = [
   'stop router',
   'stop delivery',
   'stop reaper',
+  'restart router',
+  'restart delivery',
+  'restart reaper',
   'kill redis',
   'pause redis',
+  'rewrite redis',
   'reset to redis',
   'stall to redis',
   'strand to redis',
@@ -41,6 +46,9 @@ export interface Fault {
 const PAST_HEARTBEAT_MS = [10_500, 13_000] as const
 /** Longer than a silent Redis is waited for (15 s): connections are given up on. */
 const PAST_SILENCE_MS = [15_500, 17_000] as const
+
+/** Past the drain, and what closing may wait for besides. */
+const STOP_MS_MAX = DRAIN_MS + 15_000
 
 export function schedule(random: Random, totalMs: number): Fault[] {
   const faults: Fault[] = []
@@ -112,8 +120,8 @@ export class Faults {
 
   #victimOf({ kind, victim }: Fault): Node | Cluster['redis'] {
     const { redis, nodes } = this.#cluster
-    if (kind === 'kill redis' || kind === 'pause redis') return redis
     const [, what] = kind.split(' ')
+    if (what === 'redis') return redis
     const some = nodes.filter(({ process }) => process.name.startsWith(what!))
     const candidates = some.length > 0 ? some : kind.endsWith('clients') ? nodes.slice(0, 4) : nodes
     return candidates[victim % candidates.length]!
@@ -122,6 +130,10 @@ export class Faults {
   async #inflict({ kind, forMs, victim: dice }: Fault, victim: Node | Cluster['redis']) {
     if ('process' in victim) {
       await this.#harm(victim, kind, forMs, dice)
+      return
+    }
+    if (kind === 'rewrite redis') {
+      await victim.redis.bgrewriteaof().catch(() => {}) // one is under way
       return
     }
     if (kind === 'pause redis') {
@@ -145,6 +157,9 @@ export class Faults {
         await node.process.kill9()
         await sleep(forMs)
         return await this.#restart(node)
+      case 'restart':
+        await this.#stop(node)
+        return await this.#restart(node)
       case 'stop':
         node.process.pause()
         await sleep(forMs)
@@ -166,7 +181,18 @@ export class Faults {
     }
   }
 
-  /** A start may meet a Redis that is away, and says so; it is tried again, as a supervisor would. */
+  /** In order, as an upgrade does: it must end, whatever is wrong around it. */
+  async #stop({ process }: Node): Promise<void> {
+    const ended = process.stop()
+    const inTime = await Promise.race([ended.then(() => true), sleep(STOP_MS_MAX, false)])
+    if (!inTime) this.#cluster.crashes.push(`${process.name} did not stop:\n${process.log}`)
+    await process.kill9()
+    await ended
+  }
+
+  /**
+   * A start may meet a Redis that is away, and says so; it is tried again, as a supervisor would.
+   */
   async #restart(node: Node): Promise<void> {
     for (let attempt = 1; ; attempt++) {
       try {

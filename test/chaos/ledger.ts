@@ -1,6 +1,6 @@
 /**
- * All that publishers and consumers know of each message, kept outside the broker: what the checkers
- * compare its deeds with. Times are ms of the test's monotonic clock.
+ * All that publishers and consumers know of each message, kept outside the broker: what the
+ * checkers compare its deeds with. Times are ms of the test's monotonic clock.
  */
 
 /** One message as its publisher knows it. */

@@ -11,7 +11,9 @@ export const DEAD_LETTERS = 'amq.dead-letters'
 export interface QueuePlan {
   readonly name: string
   readonly arguments: Readonly<Record<string, unknown>>
-  /** Consumers over HTTP and over AMQP; with one, first deliveries come in the order of publishing. */
+  /**
+   * Consumers over HTTP and over AMQP; with one, first deliveries come in the order of publishing.
+   */
   readonly http: number
   readonly amqp: number
   /** Deliveries that may fail before the message dies. */

@@ -8,10 +8,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { audit, openStore } from '@sluice/store'
 import { type Random, random, waitFor } from '@sluice/testkit'
 import { openTopology } from '@sluice/topology'
-import type { HttpClient } from '../support/http.ts'
+import { type HttpClient, httpClient } from '../support/http.ts'
 import { AmqpConsumer, AmqpPublisher } from './amqp.ts'
 import { checkAll, countRedelivered, isLost } from './checkers.ts'
-import { type Cluster, startCluster } from './cluster.ts'
+import { type Cluster, type Node, startCluster } from './cluster.ts'
 import { Consumer, idOf, type Mood } from './consumers.ts'
 import { Faults, schedule } from './faults.ts'
 import { Ledger } from './ledger.ts'
@@ -148,7 +148,7 @@ async function readCounts(router: HttpClient): Promise<{ name: string; left: num
 }
 
 /** Waits until all queues but the graves are empty; names those that are not in the end. */
-async function drain({ routers }: Cluster, say: (line: string) => void): Promise<string[]> {
+async function drain({ routers, nodes }: Cluster, say: (line: string) => void): Promise<string[]> {
   let left = ['nothing could be read']
   const isEmpty = async () => {
     const counts = await readCounts(routers[0]!).catch((error: Error) => {
@@ -163,8 +163,23 @@ async function drain({ routers }: Cluster, say: (line: string) => void): Promise
     say(left.join(', '))
     return left.length === 0
   }
-  await waitFor(isEmpty, { timeoutMs: DRAIN_MS_MAX }).catch(() => {}) // what is left says it
-  return left
+  const drained = await waitFor(isEmpty, { timeoutMs: DRAIN_MS_MAX }).catch(() => false)
+  return drained ? [] : [...left, ...(await probe(nodes))]
+}
+
+/** Who does not answer, directly or through its wire. */
+async function probe(nodes: readonly Node[]): Promise<string[]> {
+  const ask = async (name: string, client: HttpClient) => {
+    const answer = await client.request('GET', '/readyz', { timeoutMs: 3_000 }).catch(String)
+    if (typeof answer !== 'string' && answer.status === 200) return []
+    return [`${name}: ${typeof answer === 'string' ? answer : answer.text}`]
+  }
+  const asked = nodes.flatMap(({ process, client }) => {
+    const direct = httpClient(process.http)
+    const answer = ask(`${process.name}, asked directly`, direct).finally(() => direct.close())
+    return [answer, ask(`${process.name}, through its wire`, client)]
+  })
+  return (await Promise.all(asked)).flat()
 }
 
 /** Reads all dead letters, page by page, through the API. */

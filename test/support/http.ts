@@ -62,19 +62,22 @@ function send(agent: Agent, method: string, url: string, options: RequestOptions
     if (value !== undefined) headers[name] = value
   }
   return new Promise((resolve, reject) => {
-    const late = AbortSignal.timeout(timeoutMs)
-    const stop = signal === undefined ? late : AbortSignal.any([signal, late])
-    const fail = (cause: unknown) =>
+    const fail = (cause: unknown) => {
+      clearTimeout(timer)
       reject(new NoAnswer(`${method} ${url}: ${(cause as Error).message}`, { cause }))
-    const req = httpRequest(url, { method, agent, headers, signal: stop }, (res) => {
+    }
+    const req = httpRequest(url, { method, agent, headers, ...(signal && { signal }) }, (res) => {
       const chunks: Buffer[] = []
       res.on('data', (chunk: Buffer) => chunks.push(chunk))
       res.on('end', () => {
+        clearTimeout(timer)
         const text = Buffer.concat(chunks).toString()
         resolve({ status: res.statusCode!, headers: res.headers, text, json: parse(text) })
       })
       res.on('error', fail)
     })
+    const late = () => req.destroy(new Error(`no answer within ${timeoutMs} ms`))
+    const timer = setTimeout(late, timeoutMs)
     req.on('error', fail)
     if (isStream(bytes)) bytes.on('error', (error) => req.destroy(error)).pipe(req)
     else req.end(bytes)
