@@ -2,8 +2,9 @@
  * Takes back what dead processes held.
  *
  * A process's name is dead once its heartbeat is gone; then every queue in which it may have left
- * something is looked through, by any reaper, in bounded passes (reclaim.lua). What was exclusive to
- * its connections is deleted, and so are auto-delete queues that lost their last consumer with it.
+ * something is looked through, by any reaper, in bounded passes (reclaim.lua). What was exclusive
+ * to its connections is deleted, and so are auto-delete queues that lost their last consumer with
+ * it.
  */
 import { BrokerError } from '@sluice/core'
 import type { Deps } from '@sluice/server'
