@@ -19,6 +19,8 @@ const FRAME_MAX = 131_072
 /** A heartbeat each so often is more than any broker asks for. */
 const HEARTBEAT = Buffer.from([FRAME.heartbeat, 0, 0, 0, 0, 0, 0, 0xce])
 const HEARTBEAT_MS = 5_000
+/** Until the last confirms have come once nothing more is published. */
+const DRAIN_MS_MAX = 20_000
 
 export interface Target {
   /** amqp://user:password@host:port/vhost */
@@ -60,6 +62,7 @@ class Wire {
     })
     this.socket.on('data', (chunk) => reader.push(chunk))
     this.socket.on('error', reject)
+    this.socket.on('close', () => reject(new Error('the broker hung up')))
     const credentials = `\0${decodeURIComponent(username)}\0${decodeURIComponent(password)}`
     this.socket.write(Buffer.concat([...handshake(credentials, vhost), ...first]))
     this.#beat = setInterval(() => this.socket.write(HEARTBEAT), HEARTBEAT_MS)
@@ -136,6 +139,7 @@ export async function startProducer(
   const bodyAt = one.length - 1 - bodyBytes
   const all = Buffer.concat(Array.from({ length: outstanding }, () => one))
 
+  const tally = new Tally()
   let sent = 0
   let confirmed = 0
   let running = false
@@ -152,8 +156,7 @@ export async function startProducer(
   }
   wire.onMethod = (id, payload) => {
     if (id !== METHOD_IDS['basic.ack']) throw new Error(`not confirmed: ${id.toString(16)}`)
-    const tag = payload.readUInt32BE(8)
-    confirmed = payload[12] === 1 ? Math.max(confirmed, tag) : confirmed + 1
+    confirmed = tally.confirm(payload.readUInt32BE(8), payload[12] === 1)
     if (running && pace === undefined && sent - confirmed <= outstanding / 2) {
       send(outstanding - (sent - confirmed))
     }
@@ -175,9 +178,37 @@ export async function startProducer(
       running = false
       clearInterval(pace)
       pace = undefined
-      if (confirmed < sent) await new Promise<void>((resolve) => (drained = resolve))
+      if (confirmed >= sent) return
+      await new Promise<void>((resolve, reject) => {
+        const fail = () => reject(new Error(`${sent - confirmed} publishes are not confirmed`))
+        const timer = setTimeout(fail, DRAIN_MS_MAX)
+        drained = () => {
+          clearTimeout(timer)
+          resolve()
+        }
+      })
     },
     close: () => wire.close(),
+  }
+}
+
+/** How many publishes are confirmed: brokers may confirm single ones ahead of others. */
+class Tally {
+  #upTo = 0
+  readonly #ahead = new Set<number>()
+
+  confirm(tag: number, multiple: boolean): number {
+    if (multiple) {
+      this.#upTo = Math.max(this.#upTo, tag)
+      if (this.#ahead.size > 0)
+        for (const one of this.#ahead) if (one <= tag) this.#ahead.delete(one)
+    } else if (tag === this.#upTo + 1) {
+      this.#upTo = tag
+    } else {
+      this.#ahead.add(tag)
+    }
+    while (this.#ahead.size > 0 && this.#ahead.delete(this.#upTo + 1)) this.#upTo++
+    return this.#upTo + this.#ahead.size
   }
 }
 

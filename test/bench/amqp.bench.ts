@@ -6,7 +6,7 @@
  * unconfirmed at most, 256-byte bodies; two consumers, prefetch 250, every delivery acknowledged by
  * itself. Rates are deliveries a second, the median of three rounds. Latency is from publish to
  * delivery at half of RabbitMQ's top rate. CPU is that of the broker (Node and Redis, or Erlang)
- * per message. `ROUND_MS`, `SHORT=1`.
+ * per message; beside it the load's own, which must stay well below. `ROUND_MS`, `SHORT=1`.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { privateRedis } from '@sluice/testkit'
@@ -36,6 +36,7 @@ interface Broker {
 interface Measured {
   readonly perSecond: number
   readonly cpuMicrosEach: number
+  readonly loadMicrosEach: number
   readonly latencies: readonly number[]
 }
 
@@ -70,13 +71,13 @@ await bench('amqp', async (b) => {
       if (list.length === 0) continue
       const perSecond = Math.round(median(list.map((one) => one.perSecond)))
       tops.set(`${name} ${persistent}`, perSecond)
-      const cpu = Math.round(median(list.map((one) => one.cpuMicrosEach)) * 10) / 10
       b.line({
         broker: name,
         persistent,
         unit: 'deliveries/s',
         median: perSecond,
-        cpuMicrosEach: cpu,
+        cpuMicrosEach: tenths(median(list.map((one) => one.cpuMicrosEach))),
+        loadMicrosEach: tenths(median(list.map((one) => one.loadMicrosEach))),
       })
     }
     const half = (tops.get(`rabbitmq ${persistent}`) ?? 20_000) / 2
@@ -127,11 +128,14 @@ async function measure(
   await sleep(ms / 4)
   for (const consumer of consumers) consumer.latencies()
   const [fromMs, fromCount, fromCpu] = [performance.now(), received(), cpu()]
+  const own = process.cpuUsage()
   await sleep(ms)
   const count = received() - fromCount
+  const { user, system } = process.cpuUsage(own)
   const measured = {
     perSecond: (count * 1_000) / (performance.now() - fromMs),
     cpuMicrosEach: (cpu() - fromCpu) / count,
+    loadMicrosEach: (user + system) / count,
     latencies: consumers.flatMap((consumer) => consumer.latencies()),
   }
   await Promise.all(producers.map((producer) => producer.drain()))
@@ -145,7 +149,10 @@ function times<T>(count: number, make: () => Promise<T>): Promise<T[]> {
 
 function tails(latencies: readonly number[]): { p50Ms: number; p99Ms: number } {
   const sorted = Float64Array.from(latencies).sort()
-  const at = (share: number) =>
-    Math.round((sorted[Math.floor(sorted.length * share)] ?? 0) * 10) / 10
+  const at = (share: number) => tenths(sorted[Math.floor(sorted.length * share)] ?? 0)
   return { p50Ms: at(0.5), p99Ms: at(0.99) }
+}
+
+function tenths(value: number): number {
+  return Math.round(value * 10) / 10
 }

@@ -1,6 +1,6 @@
 /**
- * Brings the foreign clients that Debian packages, and its RabbitMQ, where that is possible: as root,
- * with apt. Elsewhere it says what is missing; the run goes on with what is there.
+ * Brings the foreign clients that Debian packages, and its RabbitMQ, where that is possible: as
+ * root, with apt. Elsewhere it says what is missing; the run goes on with what is there.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, rmSync, writeFileSync } from 'node:fs'

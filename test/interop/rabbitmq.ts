@@ -1,8 +1,8 @@
 /**
  * A RabbitMQ to compare with: RABBITMQ_URL, or Debian's rabbitmq-server as a child of this process.
  *
- * The child touches nothing of an installed RabbitMQ: it has its own folder, node name, cookie, ports
- * and port mapper, all on 127.0.0.1, and all of it is gone at the end.
+ * The child touches nothing of an installed RabbitMQ: it has its own folder, node name, cookie,
+ * ports and port mapper, all on 127.0.0.1, and all of it is gone at the end.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -46,9 +46,11 @@ export async function startRabbitmq(): Promise<RunningRabbitmq | { readonly miss
       stdio: 'ignore',
     })
     ends.push(() => end(epmd))
+    endWithUs(epmd)
     await until(() => answers(ports.epmd), epmd)
     const server = spawn(SERVER, [], { cwd: folder, env, stdio: 'ignore' })
     ends.push(() => end(server))
+    endWithUs(server)
     await until(async () => existsSync(join(folder, 'pid')) && (await answers(ports.amqp)), server)
     const pid = Number(readFileSync(join(folder, 'pid'), 'utf8'))
     return { url: `amqp://guest:guest@127.0.0.1:${ports.amqp}`, pid, stop }
@@ -95,6 +97,13 @@ function environment(
     ERL_EPMD_PORT: String(ports.epmd),
     ERL_EPMD_ADDRESS: '127.0.0.1',
   }
+}
+
+/** When this process ends without having stopped it. */
+function endWithUs(child: ChildProcess): void {
+  const kill = () => void child.kill('SIGTERM')
+  process.once('exit', kill)
+  child.once('exit', () => process.off('exit', kill))
 }
 
 async function until(ready: () => Promise<boolean>, child: ChildProcess): Promise<void> {

@@ -1,6 +1,6 @@
 /**
- * `npm run interop`: what programs written for RabbitMQ do, run against Sluice and against a RabbitMQ,
- * and compared.
+ * `npm run interop`: what programs written for RabbitMQ do, run against Sluice and against a
+ * RabbitMQ, and compared.
  *
  *   npm run interop [-- OPTIONS]
  *
@@ -11,8 +11,8 @@
  *
  * Installs the clients it can (install.ts). RABBITMQ_URL and SLUICE_AMQP_URL name brokers that run
  * already; else they are started and stopped. Without a RabbitMQ, Sluice is held to recorded.json.
- * Prints a table for each broker, then whatever differs. Exit code 1 when a scenario fails on Sluice,
- * or ends otherwise than on RabbitMQ where differences.ts does not say why.
+ * Prints a table for each broker, then whatever differs. Exit code 1 when a scenario fails on
+ * Sluice, or ends otherwise than on RabbitMQ where differences.ts does not say why.
  */
 import { parseArgs } from 'node:util'
 import type { Json } from './client.ts'
@@ -99,14 +99,17 @@ function compareWithRecord(rabbitmq: SuiteResults): boolean {
     if (before === undefined || JSON.stringify(before) === JSON.stringify(outcome)) continue
     same = false
     console.log(`\nRabbitMQ is not as recorded: ${suite}: ${scenario}`)
-    for (const one of differences(suite, scenario, before, outcome)) show(one, 'recorded')
+    for (const one of differences(suite, scenario, before, outcome)) {
+      console.log(shown(one, 'recorded'))
+    }
   }
   return same
 }
 
 function compare(sluice: SuiteResults, rabbitmq: SuiteResults | undefined): boolean {
   const needed = new Set<string>()
-  let good = true
+  /** Clients that saw it, by scenario and what differs. */
+  const seen = new Map<string, string[]>()
   for (const { suite, scenario, outcome } of flat(sluice).filter(hasOutcome)) {
     const expected =
       rabbitmq?.get(suite)?.get(scenario)?.outcome ?? recordedOutcome(suite, scenario)
@@ -118,10 +121,12 @@ function compare(sluice: SuiteResults, rabbitmq: SuiteResults | undefined): bool
     for (const { why } of found) if (why) needed.add(why)
     const undeclared = found.filter(({ why }) => why === undefined)
     if (undeclared.length === 0) continue
-    good = false
-    console.log(`\nSluice differs: ${suite}: ${scenario}`)
-    for (const one of undeclared) show(one, 'RabbitMQ')
+    const text = undeclared.map((one) => shown(one, 'RabbitMQ')).join('\n')
+    const key = `${scenario}\n${text}`
+    seen.set(key, [...(seen.get(key) ?? []), suite])
   }
+  for (const [key, by] of seen) console.log(`\nSluice differs, by ${by.join(', ')}: ${key}`)
+  let good = seen.size === 0
   console.log('\nDifferences on purpose:')
   for (const { scenario, why } of DIFFERENCES) {
     const stale = whole && !needed.has(why)
@@ -131,8 +136,8 @@ function compare(sluice: SuiteResults, rabbitmq: SuiteResults | undefined): bool
   return good
 }
 
-function show({ at, expected, seen }: Difference, expectedBy: string): void {
-  console.log(`  ${at || 'all of it'}\n    ${expectedBy}: ${expected}\n    seen: ${seen}`)
+function shown({ at, expected, seen }: Difference, expectedBy: string): string {
+  return `  ${at || 'all of it'}\n    ${expectedBy}: ${expected}\n    seen: ${seen}`
 }
 
 function flat(seen: SuiteResults) {

@@ -85,6 +85,7 @@ export class Scene {
   clean(outcome: Json): Json {
     const text = JSON.stringify(outcome)
       .replaceAll(this.#prefix, '')
+      .replaceAll(`'${decodeURIComponent(new URL(this.url).username)}'`, "'us'")
       .replace(/amq\.(gen|ctag)-[\w-]+/g, 'amq.$1-…')
       .replace(/amq\.rabbitmq\.reply-to\.[\w+/=.-]+/g, 'amq.rabbitmq.reply-to.…')
     return sorted(JSON.parse(text) as Json)

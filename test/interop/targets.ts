@@ -30,7 +30,8 @@ async function openSluice(): Promise<Target | { readonly missing: string }> {
   if (named) return { name: 'sluice', url: named, stop: async () => {} }
   const ends: (() => unknown)[] = []
   const stop = async () => {
-    for (const end of ends.splice(0)) await end()
+    // One may register another, to be the last.
+    for (let end = ends.shift(); end; end = ends.shift()) await end()
   }
   const scope = {
     after: (end: unknown) => void ends.push(end as () => unknown),

@@ -56,8 +56,8 @@ export const amqplib: Client = {
 }
 
 /**
- * amqplib decides on confirms when it opens a channel, so a second channel is opened when a scenario
- * asks for them, and everything goes over that one from then on.
+ * amqplib decides on confirms when it opens a channel, so a second channel is opened when a
+ * scenario asks for them, and everything goes over that one from then on.
  */
 async function openChannel(model: ChannelModel): Promise<Channel> {
   const closed = Promise.withResolvers<Refused>()

@@ -1,6 +1,6 @@
 /**
- * Celery: a worker with acks_late and its client, results over AMQP; chords, which need a store that
- * counts, in a Redis of their own.
+ * Celery: a worker with acks_late and its client, results over AMQP; chords, which need a store
+ * that counts, in a Redis of their own.
  */
 import { fileURLToPath } from 'node:url'
 import { privateRedis } from '@sluice/testkit'
@@ -28,7 +28,7 @@ export function celery(program: string, { results }: { results: 'rpc' | 'redis' 
         INTEROP_RESULTS: store?.url ?? 'rpc://',
       })
     } finally {
-      for (const end of ends) await end()
+      for (let end = ends.shift(); end; end = ends.shift()) await end()
     }
   }
 }

@@ -1,6 +1,6 @@
 /**
- * Libraries that connect again by themselves: the socket is cut while a message is held and unsettled;
- * it comes back redelivered, and publishing goes on.
+ * Libraries that connect again by themselves: the socket is cut while a message is held and
+ * unsettled; it comes back redelivered, and publishing goes on.
  */
 import { AMQPSession } from '@cloudamqp/amqp-client'
 import { connect as connectManaged } from 'amqp-connection-manager'

@@ -241,8 +241,8 @@ def main():
         return write({"refused": {"code": error.reply_code, "text": error.reply_text}})
     except exceptions.AMQPError as error:
         # It guesses at the cause, and quotes what the broker said.
-        quoted = re.search(r"\((\d+)\) '(.*?)'\W*$", repr(error))
-        code, text = quoted.groups() if quoted else (0, repr(error))
+        quoted = re.search(r"\((\d+)\) (['\"])(.*)\2\W*$", repr(error).replace("\\", ""))
+        code, _, text = quoted.groups() if quoted else (0, "", repr(error))
         return write({"refused": {"code": int(code), "text": text}})
     write({"connected": True})
     connection = client.connection

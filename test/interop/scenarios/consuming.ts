@@ -94,6 +94,7 @@ export const consuming: Scenarios = {
     const { deliveries } = await channel.consume(queue)
     const [first] = await deliveries.take(3)
     await channel.ack(first!.tag)
+    await deliveries.next()
     await channel.close()
     await ready(setup, queue, 3)
     return await gets(setup, queue, 3)
