@@ -179,14 +179,11 @@ export async function startProducer(
       clearInterval(pace)
       pace = undefined
       if (confirmed >= sent) return
-      await new Promise<void>((resolve, reject) => {
-        const fail = () => reject(new Error(`${sent - confirmed} publishes are not confirmed`))
-        const timer = setTimeout(fail, DRAIN_MS_MAX)
-        drained = () => {
-          clearTimeout(timer)
-          resolve()
-        }
-      })
+      const { promise, resolve, reject } = Promise.withResolvers<void>()
+      drained = resolve
+      const fail = () => reject(new Error(`${sent - confirmed} publishes are not confirmed`))
+      const timer = setTimeout(fail, DRAIN_MS_MAX)
+      await promise.finally(() => clearTimeout(timer))
     },
     close: () => wire.close(),
   }
