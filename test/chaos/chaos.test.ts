@@ -5,6 +5,7 @@
  *   SHORT=1         one run, as part of npm test
  *   SEED=n          replays a run: the same load and the same schedule of faults
  *   RUNS, SECONDS   how many runs, and how long things go wrong in each (10, 60)
+ *   DOORS=amqp      a short run with AMQP clients too, as long runs have them
  *   VERBOSE=1       says what goes wrong while it does
  *
  * Redis has appendfsync always, where the checks are exact. One run in five has everysec, where a
