@@ -1,7 +1,7 @@
-/** claim.lua and bury.lua: how dead letters leave a queue, with any number of reapers. */
+/** claim.lua: dead letters are handed to one reaper at a time, of any number. */
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
-import { bodies, drain, HOUR_MS, lease, openTestQueue, pass, publish } from './test-queue.ts'
+import { bodies, HOUR_MS, lease, openTestQueue, pass, publish } from './test-queue.ts'
 
 async function withDead(t: TestContext, ...letters: string[]) {
   const test = await openTestQueue(t)
@@ -41,26 +41,6 @@ test('a claim that lapsed is for the next reaper', async (t) => {
   await queue.claimDead(1, 1)
   await pass(store, 1)
   assert.deepEqual(bodies(await elsewhere.claimDead(1, HOUR_MS)), ['a'])
-})
-
-test('a buried letter is gone and counted, once, as moved or as dropped', async (t) => {
-  const { queue } = await withDead(t, 'a', 'b', 'c')
-  const refs = (await queue.claimDead(10, HOUR_MS)).map(({ ref }) => ref)
-  assert.equal(await queue.bury(refs.slice(0, 2), 'deadLettered'), 2)
-  assert.equal(await queue.bury(refs, 'dropped'), 1)
-  const { dead, deadLettered, dropped } = await queue.stats()
-  assert.deepEqual([dead, deadLettered, dropped], [0, 2, 1])
-  assert.deepEqual((await queue.peek('dead', '', 10)).messages, [])
-})
-
-test('burying reaches nothing but dead letters', async (t) => {
-  const { queue } = await openTestQueue(t)
-  await publish(queue, 'a', 'b')
-  const [held] = await lease(queue, 1)
-  const [ready] = (await queue.peek('ready', '', 1)).messages
-  assert.equal(await queue.bury([held!.id, ready!.ref, 'f'.repeat(24)], 'dropped'), 0)
-  await queue.settle([{ token: held!.token, outcome: 'release' }])
-  assert.deepEqual(await drain(queue), ['a', 'b'])
 })
 
 test('a dead letter is handed to nobody, nor purged', async (t) => {
