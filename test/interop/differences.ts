@@ -42,7 +42,42 @@ export const DIFFERENCES: readonly DeclaredDifference[] = [
     why: 'an unknown exchange type closes the channel (406), as in RabbitMQ 4, not the connection',
   },
   { scenario: 'arguments that make no sense', at: /\.text$/, why: WORDS },
-  { scenario: 'a vhost that does not exist', at: /^text$/, why: 'the code is the same, and the text names the user as well' },
+  {
+    scenario: 'a vhost that does not exist',
+    at: /^text$/,
+    why: 'the code is the same, and the text names the user as well',
+  },
+  {
+    scenario: 'tuning',
+    why: 'a refused tune-ok is told why (530) at once; RabbitMQ hangs up silently after three seconds',
+  },
+  {
+    scenario: 'channels and methods',
+    at: /^an unknown (?:class|method)\./,
+    why: 'an unknown method is told so (503); RabbitMQ 3.10 hangs up',
+  },
+  { scenario: 'channels and methods', at: /^a method cut short\./, why: WORDS },
+  {
+    scenario: 'frames of content',
+    at: /^(?:a frame without its end|an unknown frame|content on 0)\./,
+    why: 'texts do not repeat the octets that came',
+  },
+  {
+    scenario: 'frames of content',
+    at: /^a (?:longer body|body that is announced too large)/,
+    why: 'content that is longer than announced, or announced beyond all bounds, is 501',
+  },
+  {
+    scenario: 'unusual requests',
+    at: /^bind a reply queue\./,
+    why: 'a reply queue cannot be bound: 403, as in RabbitMQ 4; before, it was not found',
+  },
+  {
+    scenario: 'unusual values',
+    at: /^(?:BCC of numbers|an expiration with a sign)/,
+    why: 'what is no key, or no plain number, is refused; RabbitMQ 3.10 ignores the one and reads the other',
+  },
+  { scenario: 'unusual values', at: /\.\d$/, why: WORDS },
   death('rejected'),
   death('expired, with a key of their own'),
   death('overflow'),

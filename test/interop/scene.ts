@@ -81,15 +81,19 @@ export class Scene {
     await Promise.allSettled(this.#connections.map((connection) => connection.close()))
   }
 
-  /** Without the prefix, and without what a server makes up. */
   clean(outcome: Json): Json {
-    const text = JSON.stringify(outcome)
-      .replaceAll(this.#prefix, '')
-      .replaceAll(`'${decodeURIComponent(new URL(this.url).username)}'`, "'us'")
-      .replace(/amq\.(gen|ctag)-[\w-]+/g, 'amq.$1-…')
-      .replace(/amq\.rabbitmq\.reply-to\.[\w+/=.-]+/g, 'amq.rabbitmq.reply-to.…')
-    return sorted(JSON.parse(text) as Json)
+    return cleaned(outcome, this.#prefix, this.url)
   }
+}
+
+/** Without the prefix of names, and without what a server makes up. */
+export function cleaned(outcome: Json, prefix: string, url: string): Json {
+  const text = JSON.stringify(outcome)
+    .replaceAll(prefix, '')
+    .replaceAll(`'${decodeURIComponent(new URL(url).username)}'`, "'us'")
+    .replace(/amq\.(gen|ctag)-[\w-]+/g, 'amq.$1-…')
+    .replace(/amq\.rabbitmq\.reply-to\.[\w+/=.-]+/g, 'amq.rabbitmq.reply-to.…')
+  return sorted(JSON.parse(text) as Json)
 }
 
 /** With the keys of objects in order, so that equal outcomes are equal texts. */

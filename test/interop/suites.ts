@@ -7,6 +7,7 @@ import { cloudamqp } from './clients/cloudamqp.ts'
 import { rabbitmqClient } from './clients/rabbitmq-client.ts'
 import { celery } from './programs/celery.ts'
 import { python } from './programs/command.ts'
+import * as frames from './programs/frames.ts'
 import * as librabbitmq from './programs/librabbitmq.ts'
 import * as recovery from './programs/recovery.ts'
 import * as rpc from './programs/rpc.ts'
@@ -98,6 +99,17 @@ export const SUITES: Readonly<Record<string, Suite>> = {
       'remote control': celery('control', { results: 'rpc' }),
     },
     needs: debian('celery'),
+  },
+  'raw frames': {
+    programs: {
+      'wrong protocol headers': frames.wrongHeaders,
+      'what the broker says of itself': frames.greeting,
+      tuning: frames.tuning,
+      'channels and methods': frames.channelsAndMethods,
+      'frames of content': frames.contents,
+      'unusual requests': frames.requests,
+      'unusual values': frames.values,
+    },
   },
   librabbitmq: {
     programs: {

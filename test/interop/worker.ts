@@ -4,7 +4,7 @@
  */
 import { connect } from 'amqplib'
 import { type Json, Lacks } from './client.ts'
-import { type Scenario, Scene, sorted } from './scene.ts'
+import { cleaned, type Scenario, Scene } from './scene.ts'
 import { type Program, SCENARIOS, SUITES } from './suites.ts'
 
 export interface Result {
@@ -80,7 +80,7 @@ async function start(program: Program): Promise<Json> {
   }
   try {
     const outcome = await program(url, name)
-    return sorted(JSON.parse(JSON.stringify(outcome).replaceAll(own, '')) as Json)
+    return cleaned(outcome, own, url)
   } finally {
     await remove(queues, queues)
   }
