@@ -140,10 +140,11 @@ export class ChannelSession implements ChannelHandler {
 
   async closed(): Promise<void> {
     this.#ended()
-    await this.#consuming.close()
+    const forgotten = this.#consuming.close()
     this.#transaction?.rollback()
     this.#outstanding.close() // 74
     this.#publishing.close()
+    await forgotten
   }
 
   async method(method: ChannelMethod): Promise<void> {

@@ -1,7 +1,9 @@
 /** basic.consume and basic.cancel on one channel. Numbers are those of docs/amqp.md. */
 import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { FieldValue } from '@sluice/amqp'
 import { BrokerError } from '@sluice/core'
+import type { QueueStore } from '@sluice/store'
 import type { QueueEntry } from '@sluice/topology'
 import type { ChannelSession } from './channel-session.ts'
 import { AmqpConsumer } from './consumer.ts'
@@ -13,6 +15,10 @@ const CONSUMERS_MAX = 10_000
 
 /** How often a consumer that is not the active one asks whether it is: a hint may be lost. */
 const ACTIVE_LOOK_MS = 1_000
+
+/** A consumer that left is forgotten as soon as Redis is back, if that is within ten minutes. */
+const FORGET_ATTEMPTS = 1_200
+const FORGET_EVERY_MS = 500
 
 interface Consume {
   readonly queue: string
@@ -114,11 +120,23 @@ export class Consuming {
     }
   }
 
-  async close(): Promise<void> {
+  /** No delivery comes any more once this has been called; settles when Redis has been told. */
+  close(): Promise<void> {
     if (this.replyAddress !== '') {
       this.#channel.session.context.replyTo.forget(this.replyAddress)
     }
-    for (const [tag, registered] of [...this.#consumers]) await this.#remove(tag, registered)
+    const all = [...this.#consumers]
+    // First no further delivery, at once; then Redis is told, which may take as long as it is away.
+    for (const [, { consumer, stop }] of all) {
+      stop()
+      this.#leaveFeed(consumer)
+    }
+    return Promise.all(all.map(([tag, registered]) => this.#remove(tag, registered))).then(() => {})
+  }
+
+  #leaveFeed(consumer: AmqpConsumer): void {
+    if (consumer.attached) consumer.feed.detach(consumer)
+    consumer.attached = false
   }
 
   #activate(consumer: AmqpConsumer): void {
@@ -129,19 +147,18 @@ export class Consuming {
   async #remove(tag: string, { consumer, entry, stop }: Registered): Promise<void> {
     stop()
     this.#consumers.delete(tag)
-    if (consumer.attached) consumer.feed.detach(consumer)
-    consumer.attached = false
+    this.#leaveFeed(consumer)
     const { session } = this.#channel
     const { report, topology } = session.context.deps
     try {
-      const left = await entry.store.detach(consumer.id)
+      const left = await forget(entry.store, consumer.id)
       if (left === 0 && entry.definition.autoDelete) {
         // 52: its last consumer has left.
         const { name } = entry.definition
         await topology.deleteQueue(session.vhost, name, { ifUnused: true })
       }
     } catch (error) {
-      // A reaper forgets the consumers of a dead process; Redis may be away.
+      // A reaper forgets the consumers of a dead process; the queue may be gone.
       if (!(error instanceof BrokerError)) report(error)
     }
   }
@@ -199,4 +216,20 @@ function priorityOf(value: FieldValue | undefined): number {
   const priority = typeof value === 'bigint' ? Number(value) : value
   if (typeof priority === 'number' && Number.isInteger(priority)) return priority
   throw precondition("invalid arg 'x-priority': not an integer")
+}
+
+/**
+ * Takes a consumer off its queue; tries again while Redis is away, since one that stays registered
+ * would keep an exclusive queue taken, or be the active one for ever.
+ */
+async function forget(store: QueueStore, id: string): Promise<number> {
+  for (let left = FORGET_ATTEMPTS; ; left--) {
+    try {
+      return await store.detach(id)
+    } catch (error) {
+      const away = error instanceof BrokerError && error.code === 'store_unavailable'
+      if (!away || left === 0) throw error
+      await sleep(FORGET_EVERY_MS)
+    }
+  }
 }
