@@ -94,6 +94,8 @@ const keeping: Story[] = [
         definition: { 'max-length': 2, overflow: 'reject-publish', 'delivery-limit': 0 },
       }
       await vhost.put('/policies/short', policy)
+      // Other processes hear of a policy within a second; one that shows a queue, at once.
+      await deployment.elsewhere(vhost).router('GET', '/queues/tasks')
       const full = await deployment.elsewhere(vhost).router('POST', '/queues/tasks/messages', {
         body: 'x',
       })
