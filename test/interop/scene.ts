@@ -19,6 +19,8 @@ export type Scenario = (scene: Scene) => Promise<Json>
 
 export type Scenarios = Readonly<Record<string, Scenario>>
 
+const CLOSE_MS_MAX = 2_000
+
 export class Scene {
   readonly url: string
   readonly #client: Client
@@ -78,7 +80,9 @@ export class Scene {
   }
 
   async close(): Promise<void> {
-    await Promise.allSettled(this.#connections.map((connection) => connection.close()))
+    // A library may wait for ever for the answer of a broker that has hung up.
+    const closed = Promise.allSettled(this.#connections.map((connection) => connection.close()))
+    await Promise.race([closed, sleep(CLOSE_MS_MAX)])
   }
 
   clean(outcome: Json): Json {
