@@ -46,11 +46,10 @@ export async function startRabbitmq(): Promise<RunningRabbitmq | { readonly miss
       stdio: 'ignore',
     })
     ends.push(() => end(epmd))
-    endWithUs(epmd)
     await until(() => answers(ports.epmd), epmd)
     const server = spawn(SERVER, [], { cwd: folder, env, stdio: 'ignore' })
     ends.push(() => end(server))
-    endWithUs(server)
+    ends.push(endWithUs([server, epmd], folder))
     await until(async () => existsSync(join(folder, 'pid')) && (await answers(ports.amqp)), server)
     const pid = Number(readFileSync(join(folder, 'pid'), 'utf8'))
     return { url: `amqp://guest:guest@127.0.0.1:${ports.amqp}`, pid, stop }
@@ -99,11 +98,23 @@ function environment(
   }
 }
 
-/** When this process ends without having stopped it. */
-function endWithUs(child: ChildProcess): void {
-  const kill = () => void child.kill('SIGTERM')
-  process.once('exit', kill)
-  child.once('exit', () => process.off('exit', kill))
+/**
+ * Ends them when this process is gone without having done so, even by SIGKILL: a small shell waits
+ * for the end of its input, which the kernel closes with us. Returns what calls that off.
+ */
+function endWithUs(children: readonly ChildProcess[], folder: string): () => Promise<void> {
+  const wait = 'read -r _ && exit; folder=$1; shift; kill "$@"; sleep 10; rm -r "$folder"'
+  const pids = children.map(({ pid }) => String(pid))
+  const shell = spawn('sh', ['-c', wait, 'sh', folder, ...pids], {
+    stdio: ['pipe', 'ignore', 'ignore'],
+    detached: true,
+  })
+  shell.unref()
+  return async () => {
+    const ended = once(shell, 'exit')
+    shell.stdin.end('\n')
+    await ended
+  }
 }
 
 async function until(ready: () => Promise<boolean>, child: ChildProcess): Promise<void> {
