@@ -2,7 +2,6 @@
 import assert from 'node:assert/strict'
 import { Readable } from 'node:stream'
 import { type TestContext, test } from 'node:test'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { type PrivateRedis, privateRedis, waitFor } from '@sluice/testkit'
 import { deploy, LAYOUTS, Vhost } from '../support/deployment.ts'
 import type { HttpClient } from '../support/http.ts'
@@ -85,9 +84,15 @@ test('a process that is told to stop answers what it took, and another takes ove
 
   redis.pause() // so that publishes are under way for as long as this likes
   const publishes = Array.from({ length: 50 }, (_, i) => vhost.send('q', `${i}`))
-  await sleep(100) // they arrive; nothing outside tells when
+  // A process answers in the order of arrival: who asked later has an answer, so those were read.
+  for (let i = 0; i < 5; i++) assert.equal((await stopping.request('GET', '/healthz')).status, 200)
   const code = deployment.processes[0]!.stop()
-  await sleep(100)
+  const draining = () =>
+    stopping.request('GET', '/readyz').then(
+      ({ json }) => json.title,
+      () => 'gone',
+    )
+  await waitFor(async () => ['draining', 'gone'].includes(await draining()), { what: 'the stop' })
   redis.cont()
 
   for (const reached of await Promise.all(publishes)) assert.deepEqual(reached, ['q'])

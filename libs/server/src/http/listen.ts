@@ -25,9 +25,14 @@ interface ListenOptions {
 
 /** How often a stopping listener looks for connections that have become idle. */
 const CLOSE_IDLE_MS = 50
+/**
+ * How long a stopping listener still hears what was already on its way. Closing at once would reset
+ * connections nobody accepted yet and requests nobody read yet; so they are answered `draining`.
+ */
+const LAST_WORDS_MS = 150
 
 /**
- * Serves `app` until the signal aborts: then no new connection, and open requests finish.
+ * Serves `app` until the signal aborts: soon no new connection, and open requests finish.
  * Throws one Error that names the setting when the address cannot be had.
  */
 export async function listenHttp(
@@ -64,9 +69,11 @@ export async function listenHttp(
 
   const closed = once(server, 'close').then(() => {})
   onAbort(signal, () => {
-    server.close()
-    const idle = setInterval(() => server.closeIdleConnections(), CLOSE_IDLE_MS)
-    server.on('close', () => clearInterval(idle))
+    setTimeout(() => {
+      server.close()
+      const idle = setInterval(() => server.closeIdleConnections(), CLOSE_IDLE_MS)
+      server.on('close', () => clearInterval(idle))
+    }, LAST_WORDS_MS)
   })
   const { address, family, port: taken } = server.address() as AddressInfo
   return { url: `http://${family === 'IPv6' ? `[${address}]` : address}:${taken}`, closed }
