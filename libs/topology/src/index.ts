@@ -22,6 +22,12 @@ export {
   VHOST_OPTIONS_DEFAULT,
   type VhostOptions,
 } from './definition.ts'
+export {
+  DOCUMENT_KINDS,
+  type DocumentKind,
+  type Documents,
+  type NamedDocument,
+} from './documents.ts'
 export { compilePattern, PATTERN_LENGTH_MAX, type Pattern } from './pattern.ts'
 export { type Published, Publisher, type PublishReply } from './publish.ts'
 export { appendTo, type Redriven, redrive } from './redrive.ts'

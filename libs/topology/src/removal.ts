@@ -50,6 +50,7 @@ export function removeRest(table: RoutingTable, vhost: string): Change[][] {
       .exchanges(vhost)
       .filter(({ name }) => name !== '')
       .map(({ name }) => exchangeField(vhost, name)),
+    ...table.documents.fieldsOf(vhost),
   ]
   return fields.map((field) => [[field, null]])
 }

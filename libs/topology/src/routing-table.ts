@@ -17,6 +17,7 @@ import type {
   VhostOptions,
 } from './definition.ts'
 import { VHOST_OPTIONS_DEFAULT } from './definition.ts'
+import { Documents } from './documents.ts'
 import { type QueueEntry, VhostTable, vhostChanges } from './vhost-table.ts'
 
 export type { QueueEntry } from './vhost-table.ts'
@@ -39,6 +40,7 @@ export type QueueStores = Pick<Store, 'queue' | 'forget'>
 export class RoutingTable {
   /** The topology version that it shows. */
   readonly version: number
+  readonly documents: Documents
   readonly #stores: QueueStores
   readonly #vhosts: ReadonlyMap<string, VhostTable>
   readonly #cache = new Map<VhostTable, Map<string, Map<string, Route>>>()
@@ -48,14 +50,16 @@ export class RoutingTable {
     stores: QueueStores,
     version: number,
     vhosts: ReadonlyMap<string, VhostTable>,
+    documents: Documents,
   ) {
     this.#stores = stores
     this.version = version
+    this.documents = documents
     this.#vhosts = vhosts
   }
 
   static empty(stores: QueueStores): RoutingTable {
-    return new RoutingTable(stores, 0, new Map())
+    return new RoutingTable(stores, 0, new Map(), new Documents())
   }
 
   /** The table after these changes. Queues that have left it are let go of in the store. */
@@ -67,7 +71,7 @@ export class RoutingTable {
       if (next) vhosts.set(name, next)
       else vhosts.delete(name)
     }
-    return new RoutingTable(this.#stores, version, vhosts)
+    return new RoutingTable(this.#stores, version, vhosts, this.documents.with(changes))
   }
 
   /**

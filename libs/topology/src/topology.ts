@@ -12,13 +12,7 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { BrokerError, DEAD_LETTER_QUEUE, DEFAULT_VHOST, parseName, type Report } from '@sluice/core'
-import {
-  type Changes,
-  COMMIT_CHANGES_MAX,
-  type Mark,
-  NO_DEFINITIONS,
-  type Store,
-} from '@sluice/store'
+import { type Changes, type Mark, NO_DEFINITIONS, type Store } from '@sluice/store'
 import { checkSameExchange, checkSameQueue } from './arguments.ts'
 import {
   checkNewName,
@@ -29,6 +23,7 @@ import {
   parsePolicy,
   parseQueue,
 } from './checks.ts'
+import { asJson, changed, type Decision, firstGroups, set, unchanged } from './decision.ts'
 import {
   type BindingDefinition,
   bindingField,
@@ -44,6 +39,7 @@ import {
   type VhostOptions,
   vhostField,
 } from './definition.ts'
+import { type DocumentKind, documentField } from './documents.ts'
 import { predeclared } from './predeclared.ts'
 import { removeBinding, removeExchange, removeQueue, removeRest } from './removal.ts'
 import { RoutingTable, vhostNotFound } from './routing-table.ts'
@@ -68,13 +64,6 @@ const COMMIT_ATTEMPTS_MAX = 50
 const CONFLICT_WAIT_MS_MAX = 50
 /** Queues dropped at a time when a vhost is deleted. */
 const DROPS_MAX = 50
-
-/** What a change comes to on a given table. Nothing to change: `groups` is empty. */
-interface Decision<T> {
-  /** See removal.ts; one group unless it may be too large for one commit. */
-  readonly groups: readonly (readonly Change[])[]
-  readonly result: T
-}
 
 /**
  * Reads all definitions and keeps them current until `close`. Creates the vhost `/` when absent.
@@ -104,6 +93,7 @@ export class Topology {
   /** Changes of this process, one after the other. */
   #changing: Promise<unknown> = Promise.resolve()
   #stopWatching: (() => void) | undefined
+  readonly #watchers = new Set<() => void>()
   #timer: NodeJS.Timeout | undefined
 
   constructor(store: Store, report: Report, options: Required<TopologyOptions>) {
@@ -123,6 +113,12 @@ export class Topology {
   /** The newest table that this process has; `refresh` makes it current. */
   get table(): RoutingTable {
     return this.#table
+  }
+
+  /** Calls back after each new table, until the returned function is called. */
+  watch(changed: () => void): () => void {
+    this.#watchers.add(changed)
+    return () => this.#watchers.delete(changed)
   }
 
   /** Stops following changes. */
@@ -370,6 +366,27 @@ export class Topology {
   }
 
   /**
+   * Creates, replaces or removes (null) a document, by its current value. `vhost` is '' for those
+   * of the whole broker. What `decide` throws refuses the change; the same value changes nothing.
+   */
+  async changeDocument(
+    kind: DocumentKind,
+    vhost: string,
+    name: string,
+    decide: (current: Json | undefined, table: RoutingTable) => Json | null,
+  ): Promise<{ before: Json | undefined; after: Json | null }> {
+    return this.#change((table) => {
+      if (vhost !== '') requireVhost(table, vhost)
+      const before = table.documents.get(kind, vhost, name)
+      const after = decide(before, table)
+      const result = { before, after }
+      if (canonical(before ?? null) === canonical(after)) return unchanged(result)
+      const field = documentField(kind, vhost, name)
+      return changed([[field, after === null ? null : JSON.stringify(after)]], result)
+    })
+  }
+
+  /**
    * Decides on the newest table and commits, as often as it takes.
    *
    * @param decide pure; gets the version that a commit would make. A refusal that it throws counts
@@ -445,38 +462,18 @@ export class Topology {
     const { mark, definitions } = await this.#store.definitions.load()
     const table = RoutingTable.empty(this.#store).with(mark.version, definitions)
     this.#table.handOver(table)
-    this.#table = table
-    this.#mark = mark
+    this.#swap(table, mark)
   }
 
   #apply(mark: Mark, changes: readonly Change[]): void {
-    this.#table = this.#table.with(mark.version, changes)
+    this.#swap(this.#table.with(mark.version, changes), mark)
+  }
+
+  #swap(table: RoutingTable, mark: Mark): void {
+    this.#table = table
     this.#mark = mark
+    for (const changed of this.#watchers) changed()
   }
-}
-
-const unchanged = <T>(result: T): Decision<T> => ({ groups: [], result })
-const changed = <T>(changes: readonly Change[], result: T): Decision<T> => ({
-  groups: [changes],
-  result,
-})
-
-const set = (field: string, definition: object): Change => [field, JSON.stringify(definition)]
-const asJson = (definition: object) => definition as unknown as Json
-
-/** As many groups as make a commit, and whether that is all of them. */
-function firstGroups(groups: readonly (readonly Change[])[]): {
-  changes: Change[]
-  whole: boolean
-} {
-  const changes: Change[] = []
-  for (const [index, group] of groups.entries()) {
-    if (index > 0 && changes.length + group.length > COMMIT_CHANGES_MAX) {
-      return { changes, whole: false }
-    }
-    changes.push(...group)
-  }
-  return { changes, whole: true }
 }
 
 function isThere(table: RoutingTable, vhost: string, queue: string, epoch: number): boolean {
