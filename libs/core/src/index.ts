@@ -17,4 +17,5 @@ export {
   parseName,
   RESERVED_PREFIX,
 } from './names.ts'
+export { compilePattern, PATTERN_LENGTH_MAX, type Pattern } from './pattern.ts'
 export { RETRY_DEFAULT, type RetryPolicy, retryDelayMs } from './retry.ts'

@@ -1,5 +1,12 @@
 /** What callers declare, checked and brought into the form that is kept. */
-import { BrokerError, DEFAULT_EXCHANGE, limits, parseName, RESERVED_PREFIX } from '@sluice/core'
+import {
+  BrokerError,
+  compilePattern,
+  DEFAULT_EXCHANGE,
+  limits,
+  parseName,
+  RESERVED_PREFIX,
+} from '@sluice/core'
 import {
   checkExchangeArguments,
   checkPolicyDefinition,
@@ -13,7 +20,6 @@ import {
   type PolicyDefinition,
   type QueueDefinition,
 } from './definition.ts'
-import { compilePattern } from './pattern.ts'
 import { exchangeNotFound, type RoutingTable } from './routing-table.ts'
 
 /** Every queue's name is matched with every policy of its vhost when they change. */

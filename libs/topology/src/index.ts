@@ -28,7 +28,6 @@ export {
   type Documents,
   type NamedDocument,
 } from './documents.ts'
-export { compilePattern, PATTERN_LENGTH_MAX, type Pattern } from './pattern.ts'
 export { type Published, Publisher, type PublishReply } from './publish.ts'
 export { appendTo, type Redriven, redrive } from './redrive.ts'
 export { type QueueEntry, type Route, RoutingTable } from './routing-table.ts'

@@ -5,7 +5,7 @@
  * compiled exchange, a queue's settings, its open store) is found out once and is always the same.
  */
 import type { Table } from '@sluice/amqp'
-import { DEAD_LETTER_QUEUE, DEFAULT_EXCHANGE } from '@sluice/core'
+import { compilePattern, DEAD_LETTER_QUEUE, DEFAULT_EXCHANGE, type Pattern } from '@sluice/core'
 import type { QueueSettings, QueueStore, Store } from '@sluice/store'
 import { effective, queueSettings, strongestPolicy } from './arguments.ts'
 import type {
@@ -20,7 +20,6 @@ import type {
 } from './definition.ts'
 import { bindingField, parseChange, VHOST_OPTIONS_DEFAULT } from './definition.ts'
 import { compileMatcher, type Matcher } from './exchange.ts'
-import { compilePattern, type Pattern } from './pattern.ts'
 import { PersistentMap } from './persistent-map.ts'
 
 type QueueStores = Pick<Store, 'queue' | 'forget'>

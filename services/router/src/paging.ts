@@ -1,5 +1,5 @@
 /** Lists over HTTP: filtered by name, and a page at a time. */
-import { compilePattern, PATTERN_LENGTH_MAX } from '@sluice/topology'
+import { compilePattern, PATTERN_LENGTH_MAX } from '@sluice/core'
 import { z } from 'zod'
 
 const PAGE_SIZE_MAX = 500

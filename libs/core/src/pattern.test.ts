@@ -6,8 +6,8 @@
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { BrokerError } from '@sluice/core'
 import fc from 'fast-check'
+import { BrokerError } from './errors.ts'
 import { compilePattern, PATTERN_LENGTH_MAX } from './pattern.ts'
 
 const atom = fc.constantFrom(

@@ -11,7 +11,7 @@
  * escaped punctuation mark, `^`, `$`, `(...)`, `(?:...)`, `|`, `*`, `+`, `?`, `{n}`, `{n,}`, `{n,m}`.
  * Back references, look-around and flags are refused; they have no place in a name's pattern.
  */
-import { BrokerError } from '@sluice/core'
+import { BrokerError } from './errors.ts'
 
 /** Whether the pattern is found anywhere in a name. */
 export type Pattern = (name: string) => boolean
