@@ -1,6 +1,14 @@
 export type { AppendReply } from './appender.ts'
 export { queueHolders, type StoredQueue, storedQueues } from './audit.ts'
 export {
+  type Ask,
+  Budget,
+  type BudgetLimits,
+  type Loan,
+  latenessMs,
+  PERMITS_LEASE_MS,
+} from './budget.ts'
+export {
   type Changes,
   COMMIT_CHANGES_MAX,
   type Commit,

@@ -22,6 +22,11 @@ export function queueBase(vhost: string, queue: string): string {
   return `sluice:{${encodeURIComponent(vhost)}/${encodeURIComponent(queue)}}:`
 }
 
+/** All keys of what a subscription's processes share start with this; never a queue's. */
+export function endpointBase(vhost: string, subscription: string): string {
+  return `sluice:{push/${encodeURIComponent(vhost)}/${encodeURIComponent(subscription)}}:`
+}
+
 /** The queue that a base belongs to. */
 export function parseQueueBase(base: string): { vhost: string; name: string } | undefined {
   const match = /^sluice:\{([^/{}]*)\/([^/{}]*)\}:$/.exec(base)

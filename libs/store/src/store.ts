@@ -6,6 +6,7 @@
  */
 import { type Appended, BrokerError, type Durability, limits, type Report } from '@sluice/core'
 import type { Redis } from 'ioredis'
+import { Budget } from './budget.ts'
 import { Definitions } from './definitions.ts'
 import { Jobs } from './jobs.ts'
 import { directChannel, parseQueueBase } from './keys.ts'
@@ -155,6 +156,11 @@ export class Store {
     }
     this.#queues.set(queue.base, queue)
     return queue
+  }
+
+  /** What all processes together may send for a subscription. */
+  budget(vhost: string, subscription: string): Budget {
+    return new Budget(this.#work, vhost, subscription, () => this.slot.name)
   }
 
   /** Lets go of a queue that was deleted. */
