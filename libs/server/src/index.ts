@@ -15,6 +15,21 @@ export {
   sendReply,
 } from './http/route.ts'
 export {
+  describeReached,
+  type PublishCounts,
+  publishCounts,
+  refusalOf,
+  stronger,
+} from './publish/outcome.ts'
+export {
+  Draft,
+  MessageFields,
+  PublishHeaders,
+  readHeaders,
+  toMessage,
+} from './publish/publish-fields.ts'
+export { readMessage } from './publish/read-message.ts'
+export {
   type Broker,
   type Door,
   type MakeService,

@@ -10,7 +10,7 @@ import type { Histogram } from '@opentelemetry/api'
 import { PrometheusExporter, PrometheusSerializer } from '@opentelemetry/exporter-prometheus'
 import { MeterProvider } from '@opentelemetry/sdk-metrics'
 
-const DOORS = ['http', 'amqp', 'broker'] as const
+const DOORS = ['http', 'amqp', 'websocket', 'broker'] as const
 const OUTCOMES = [
   'stored',
   'duplicate',

@@ -6,11 +6,16 @@
  */
 import { isUtf8 } from 'node:buffer'
 import { BrokerError, limits } from '@sluice/core'
-import type { Deps } from '@sluice/server'
+import {
+  type Deps,
+  Draft,
+  type PublishCounts,
+  readMessage,
+  refusalOf,
+  toMessage,
+} from '@sluice/server'
 import type { Published, PublishReply, QueueEntry } from '@sluice/topology'
 import { z } from 'zod'
-import { type PublishCounts, refusalOf } from './outcome.ts'
-import { Draft, readFields, toMessage } from './publish-fields.ts'
 
 export const BatchSummary = z
   .object({
@@ -32,9 +37,6 @@ export const BatchSummary = z
   })
   .meta({ id: 'BatchSummary' })
 export type BatchSummary = z.infer<typeof BatchSummary>
-
-const BODY_FIELDS: ReadonlySet<string> = new Set(['body', 'bodyBase64'])
-const BASE64 = /^(?:[A-Za-z0-9+/_-]{4})*(?:[A-Za-z0-9+/_-]{2,3}={0,2})?$/
 
 interface BatchOptions {
   readonly vhost: string
@@ -98,13 +100,8 @@ export class BatchRun implements PublishReply {
   /** A message as an object with its fields. Never throws: what is wrong with it is counted. */
   addItem(item: unknown, line: number): void {
     try {
-      if (typeof item !== 'object' || item === null || Array.isArray(item)) {
-        throw new BrokerError('invalid_request', 'A message is an object.')
-      }
-      const draft = new Draft(this.#options.routingKey)
-      const fields = item as Readonly<Record<string, unknown>>
-      readFields(fields, draft, BODY_FIELDS)
-      this.#send(draft, bodyOf(fields, draft), line)
+      const { draft, body } = readMessage(item, this.#options.routingKey)
+      this.#send(draft, body, line)
     } catch (error) {
       this.fail(error, line)
     }
@@ -206,30 +203,5 @@ export class BatchRun implements PublishReply {
     this.#outstandingBytes += body.length
     this.#counts.bytes.value += body.length
     this.#deps.publisher.publish(vhost, message, this, line)
-  }
-}
-
-function bodyOf({ body, bodyBase64 }: Readonly<Record<string, unknown>>, draft: Draft): Buffer {
-  if (bodyBase64 !== undefined) {
-    if (body !== undefined || typeof bodyBase64 !== 'string' || !BASE64.test(bodyBase64)) {
-      throw new BrokerError(
-        'invalid_request',
-        'bodyBase64 is base64 text, and takes the place of body.',
-      )
-    }
-    return Buffer.from(bodyBase64, 'base64')
-  }
-  if (typeof body === 'string') return Buffer.from(body)
-  if (body === undefined)
-    throw new BrokerError('invalid_request', 'A message has body or bodyBase64.')
-  draft.properties.contentType ??= 'application/json'
-  return Buffer.from(stringify(body))
-}
-
-function stringify(value: unknown): string {
-  try {
-    return JSON.stringify(value)
-  } catch (cause) {
-    throw new BrokerError('invalid_request', 'body is nested too deeply.', { cause })
   }
 }

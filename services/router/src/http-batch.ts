@@ -14,7 +14,9 @@
 import { BrokerError, limits } from '@sluice/core'
 import {
   type Deps,
+  MessageFields,
   parseJson,
+  publishCounts,
   type Route,
   readBody,
   route,
@@ -26,8 +28,6 @@ import { z } from 'zod'
 import { BatchRun, BatchSummary } from './batch-run.ts'
 import { exchangeName, PUBLISH_REFUSALS, refuseInternal } from './http-publish.ts'
 import { LineSplitter } from './ndjson.ts'
-import { publishCounts } from './outcome.ts'
-import { MessageFields } from './publish-fields.ts'
 
 const Query = z.strictObject({
   routingKey: z.string().max(limits.NAME_BYTES_MAX).default('').meta({
@@ -42,7 +42,7 @@ const NDJSON = /^application\/(?:x-)?(?:ndjson|jsonl|jsonlines)\s*(?:;|$)/i
 const JSON_ARRAY = /^application\/json\s*(?:;|$)/i
 
 export function batchRoute(deps: Deps, { messageBytesMax }: { messageBytesMax: number }): Route {
-  const counts = publishCounts(deps)
+  const counts = publishCounts(deps, 'http')
   return route({
     method: 'post',
     path: '/v1/vhosts/:vhost/exchanges/:exchange/batch',

@@ -18,23 +18,24 @@ import {
 import {
   type Call,
   type Deps,
+  Draft,
+  describeReached,
+  type PublishCounts,
+  PublishHeaders,
+  publishCounts,
   type Route,
+  readHeaders,
   receiveBody,
+  refusalOf,
   route,
   sendProblem,
+  stronger,
+  toMessage,
   toProblem,
 } from '@sluice/server'
 import type { Published, PublishReply, QueueEntry } from '@sluice/topology'
 import type { Request, Response } from 'express'
 import { z } from 'zod'
-import {
-  describeReached,
-  type PublishCounts,
-  publishCounts,
-  refusalOf,
-  stronger,
-} from './outcome.ts'
-import { Draft, PublishHeaders, readHeaders, toMessage } from './publish-fields.ts'
 
 const Receipt = z
   .object({
@@ -65,7 +66,7 @@ interface PublishOptions {
 }
 
 export function publishRoutes(deps: Deps, options: PublishOptions): Route[] {
-  const counts = publishCounts(deps)
+  const counts = publishCounts(deps, 'http')
   const common = {
     method: 'post',
     tag: 'publish',

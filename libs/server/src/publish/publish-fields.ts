@@ -1,6 +1,6 @@
 /**
- * What a publisher may say about a message, beside its body: as request headers (http-publish.ts)
- * or as fields of a JSON object (http-batch.ts). One table names both and reads both.
+ * What a publisher may say about a message, beside its body: as request headers, or as fields of a
+ * JSON object (read-message.ts). One table names both and reads both.
  *
  *   header                     │ field          │ meaning
  *   ───────────────────────────┼────────────────┼──────────────────────────────────────────────────

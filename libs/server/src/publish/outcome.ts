@@ -1,8 +1,8 @@
 /** What a publisher is told: outcomes of a publish as answers and as refusals. */
 import { BrokerError, type Durability } from '@sluice/core'
-import type { Deps } from '@sluice/server'
 import type { Count } from '@sluice/telemetry'
 import type { Published, QueueEntry } from '@sluice/topology'
+import type { Deps } from '../deps.ts'
 
 /** Why a message was not stored; undefined when it was, or when nothing wanted it. */
 export function refusalOf(
@@ -41,9 +41,12 @@ export function refusalOf(
 /** The counts of a door's publishes, looked up once. */
 export type PublishCounts = Readonly<Record<Published, Count>> & { readonly bytes: Count }
 
-export function publishCounts({ metrics }: Pick<Deps, 'metrics'>): PublishCounts {
+export function publishCounts(
+  { metrics }: Pick<Deps, 'metrics'>,
+  door: 'http' | 'websocket',
+): PublishCounts {
   const count = (outcome: Exclude<Published, 'exchange-missing'>) =>
-    metrics.count('published', { door: 'http', outcome })
+    metrics.count('published', { door, outcome })
   return {
     stored: count('stored'),
     duplicate: count('duplicate'),
@@ -53,7 +56,7 @@ export function publishCounts({ metrics }: Pick<Deps, 'metrics'>): PublishCounts
     'memory-high': count('memory-high'),
     'not-durable': count('not-durable'),
     unavailable: count('unavailable'),
-    bytes: metrics.count('publishedBytes', { door: 'http' }),
+    bytes: metrics.count('publishedBytes', { door }),
   }
 }
 
