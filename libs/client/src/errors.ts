@@ -1,0 +1,32 @@
+/** Every way a call of the client fails, as one class with a code. */
+
+/** Refusals of the broker; docs/errors.md says what each means. */
+export const ERROR_CODES = [
+  'invalid_request',
+  'unauthenticated',
+  'forbidden',
+  'not_found',
+  'method_not_allowed',
+  'vhost_not_found',
+  'exchange_not_found',
+  'queue_not_found',
+  'binding_not_found',
+  'policy_not_found',
+  'message_not_found',
+  'declaration_conflict',
+  'in_use',
+  'not_empty',
+  'unroutable',
+  'batch_incomplete',
+  'message_too_large',
+  'unsupported_media_type',
+  'uri_too_long',
+  'headers_too_large',
+  'request_timeout',
+  'too_many_requests',
+  'queue_full',
+  'memory_high',
+  'durability_unavailable',
+  'store_unavailable',
+  'draining',
+] as const
