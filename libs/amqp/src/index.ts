@@ -1,3 +1,4 @@
+export { addHeaders } from './add-headers.ts'
 export { AmqpError, REPLY_CODES } from './amqp-error.ts'
 export { Channel, type ChannelHandler, type ChannelMethod } from './channel.ts'
 export type { Confirms } from './confirms.ts'

@@ -31,6 +31,8 @@ export interface QueueSettings {
   readonly expiresMs: number
   /** The least durability of any message of this queue. */
   readonly durability: Durability
+  /** Share of publishes without a trace of their own that start one, 0..1; -1 = as the server. */
+  readonly traceRatio: number
 }
 
 export const QUEUE_SETTINGS_DEFAULT: QueueSettings = {
@@ -47,4 +49,5 @@ export const QUEUE_SETTINGS_DEFAULT: QueueSettings = {
   retry: RETRY_DEFAULT,
   expiresMs: -1,
   durability: 'memory',
+  traceRatio: -1,
 }

@@ -7,3 +7,18 @@ export {
   type QueueGauge,
   renderMetrics,
 } from './metrics.ts'
+export {
+  readTraceContext,
+  TRACE_FIELDS,
+  type TraceContext,
+  writeTraceContext,
+} from './trace-context.ts'
+export {
+  contextOf,
+  endSpan,
+  type Operation,
+  openTracing,
+  type Span,
+  type SpanOptions,
+  Tracing,
+} from './tracing.ts'

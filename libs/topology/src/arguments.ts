@@ -1,8 +1,8 @@
 /**
  * Arguments of queues and exchanges, and the policies' keys for them: one table of names, types and
  * bounds. Names and checks are RabbitMQ's (amqp-0-9-1, 31, 35, 44, 47, 69), and ours are
- * `x-ordering-key`, `x-dedup-window`, `x-retry` and `x-durability`. What a broker of another kind
- * would understand (any other `x-...`) is kept and means nothing.
+ * `x-ordering-key`, `x-dedup-window`, `x-retry`, `x-durability` and `x-trace-ratio`. What a broker of
+ * another kind would understand (any other `x-...`) is kept and means nothing.
  *
  *   argument                  │ policy key              │ value
  *   ──────────────────────────┼─────────────────────────┼────────────────────────────────────────
@@ -18,6 +18,7 @@
  *   x-dedup-window            │ dedup-window            │ ms, 1 s .. 7 days
  *   x-retry                   │ retry                   │ { base, factor, max, jitter }, ms
  *   x-durability              │ durability              │ memory, fsync, replicas=n
+ *   x-trace-ratio             │ trace-ratio             │ 0 .. 1: share of publishes traced
  *   x-max-priority            │                         │ 0 .. 255; ten levels are told apart
  *   x-ordering-key            │                         │ true: messages of one key go one by one
  *   x-single-active-consumer  │                         │ boolean
@@ -82,6 +83,7 @@ const RULES: Readonly<Record<string, Rule>> = {
   },
   'x-retry': { of: 'queue', policy: 'retry', check: retry },
   'x-durability': { of: 'queue', policy: 'durability', check: durability },
+  'x-trace-ratio': { of: 'queue', policy: 'trace-ratio', check: share },
   'x-max-priority': { of: 'queue', check: integer(0, 255) },
   'x-ordering-key': { of: 'queue', check: boolean },
   'x-single-active-consumer': { of: 'queue', check: boolean },
@@ -200,6 +202,7 @@ export function queueSettings(
     retry: retryPolicy(effective('x-retry', args, policy)),
     expiresMs: number('x-expires', settings.expiresMs),
     durability: (effective('x-durability', args, policy) ?? settings.durability) as Durability,
+    traceRatio: number('x-trace-ratio', settings.traceRatio),
   }
 }
 
@@ -311,6 +314,12 @@ function durability(value: Json): string | undefined {
   return typeof value === 'string' && /^(memory|fsync|replicas=[1-9]\d?)$/.test(value)
     ? undefined
     : 'one of memory, fsync, replicas=n is allowed'
+}
+
+function share(value: Json): string | undefined {
+  return typeof value === 'number' && value >= 0 && value <= 1
+    ? undefined
+    : 'a number from 0 to 1 is allowed'
 }
 
 function ofStreams(): string {

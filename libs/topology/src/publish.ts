@@ -16,7 +16,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { decodeProperties, type Table } from '@sluice/amqp'
 import { type Appended, BrokerError, type Message, type Report } from '@sluice/core'
 import { encodeRecord, type QueueReply, type QueueStore } from '@sluice/store'
+import { contextOf, endSpan, type Span, Tracing } from '@sluice/telemetry'
 import type { Topology } from './topology.ts'
+import { carriedContext, withTraceparent } from './trace.ts'
 import type { QueueEntry } from './vhost-table.ts'
 
 /** 'unroutable': no queue was reached. 'gone' never comes out: the message was routed again. */
@@ -26,6 +28,16 @@ export interface PublishReply {
   /** Called exactly once for each publish, never during it; `queues` are those reached. */
   published(token: number, outcome: Published, queues: readonly QueueEntry[]): void
 }
+
+/** Outcomes of which `queues` are told. */
+const REACHED: ReadonlySet<Published> = new Set([
+  'stored',
+  'duplicate',
+  'full',
+  'memory-high',
+  'not-durable',
+  'unavailable',
+])
 
 /** The worse of two queues' answers counts; 'duplicate' only when nothing was added anywhere. */
 const SEVERITY: Record<Appended, number> = {
@@ -51,9 +63,11 @@ const NO_HEADERS: Table = {}
 class Pending implements QueueReply {
   readonly #publisher: Publisher
   readonly vhost: string
-  readonly message: Message
+  message: Message
   readonly reply: PublishReply
   readonly token: number
+  /** Of a publish that is traced. */
+  span: Span | undefined
   record: Buffer | undefined
   /** Where it was appended, apart from queues that were gone. */
   queues: readonly QueueEntry[] = NO_QUEUES
@@ -104,12 +118,14 @@ class Pending implements QueueReply {
 export class Publisher {
   readonly #topology: Topology
   readonly #report: Report
+  readonly #tracing: Tracing
   /** The publishes of this event-loop turn, which share one reading of the version. */
   #turn: Pending[] | undefined
 
-  constructor(topology: Topology, report: Report) {
+  constructor(topology: Topology, report: Report, tracing: Tracing = Tracing.OFF) {
     this.#topology = topology
     this.#report = report
+    this.#tracing = tracing
   }
 
   /**
@@ -162,10 +178,9 @@ export class Publisher {
       )
       return
     }
-    if (version < 0) reply.published(token, 'unavailable', queues)
-    else if (pending.missing) reply.published(token, 'exchange-missing', NO_QUEUES)
-    else if (queues.length === 0) reply.published(token, 'unroutable', NO_QUEUES)
-    else reply.published(token, pending.outcome as Published, queues)
+    const outcome = outcomeOf(pending)
+    if (pending.span !== undefined) endPublish(pending.span, outcome, queues)
+    reply.published(token, outcome, REACHED.has(outcome) ? queues : NO_QUEUES)
   }
 
   /**
@@ -202,6 +217,7 @@ export class Publisher {
       if (!(error instanceof BrokerError)) throw error
       pending.missing = true // as far as this table knows; the version will tell
     }
+    if (this.#tracing.on && pending.reroutes === 0) this.#trace(pending, queues)
     pending.queues = known.length === 0 ? queues : union(known, queues)
     for (const queue of queues) {
       if (has(known, queue)) continue
@@ -217,6 +233,26 @@ export class Publisher {
         pending,
         0,
       )
+    }
+  }
+
+  /** A message that carries no context gets that of this span, and keeps it. */
+  #trace(pending: Pending, queues: readonly QueueEntry[]): void {
+    const { vhost, message } = pending
+    const carried = carriedContext(message.properties)
+    const ratio = traceRatio(queues, this.#tracing.ratio)
+    const span = this.#tracing.startSampled('publish', vhost, message.exchange, carried, ratio, {
+      attributes: {
+        'messaging.message.body.size': message.body.length,
+        'sluice.queues': queues.length,
+      },
+    })
+    if (span === undefined) return
+    pending.span = span
+    if (carried?.traceparent !== undefined) return
+    pending.message = {
+      ...message,
+      properties: withTraceparent(message.properties, contextOf(span)),
     }
   }
 
@@ -239,6 +275,30 @@ export class Publisher {
       pending.answered()
     }
   }
+}
+
+function outcomeOf({ version, missing, queues, outcome }: Pending): Published {
+  if (version < 0) return 'unavailable'
+  if (missing) return 'exchange-missing'
+  return queues.length === 0 ? 'unroutable' : (outcome as Published)
+}
+
+/** The largest share that any queue asks for, so that nobody's is lost on the way. */
+function traceRatio(queues: readonly QueueEntry[], fallback: number): number {
+  if (queues.length === 0) return fallback
+  let ratio = 0
+  for (const { settings } of queues) {
+    ratio = Math.max(ratio, settings.traceRatio < 0 ? fallback : settings.traceRatio)
+  }
+  return ratio
+}
+
+function endPublish(span: Span, outcome: Published, queues: readonly QueueEntry[]): void {
+  const stored = outcome === 'stored' || outcome === 'duplicate' || outcome === 'unroutable'
+  endSpan(span, stored ? undefined : outcome, {
+    'sluice.outcome': outcome,
+    'sluice.queues': queues.length,
+  })
 }
 
 function has(known: readonly QueueEntry[], { store }: QueueEntry): boolean {

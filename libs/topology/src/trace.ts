@@ -1,0 +1,23 @@
+/** The trace that a message belongs to, in its header table as AMQP clients see it. */
+import { addHeaders, decodeProperties } from '@sluice/amqp'
+import { readTraceContext, type TraceContext } from '@sluice/telemetry'
+
+/** As it stands in a header table: most messages have none, and are not decoded for it. */
+const NAMES = [Buffer.from('\x0btraceparent'), Buffer.from('\x07baggage')] as const
+
+/** What a message carries; undefined when it carries nothing, or cannot be read. */
+export function carriedContext(properties: Buffer): TraceContext | undefined {
+  if (!NAMES.some((name) => properties.includes(name))) return undefined
+  try {
+    return readTraceContext(decodeProperties(properties).headers ?? {})
+  } catch {
+    return undefined
+  }
+}
+
+/** Properties with a context that they do not have; one that is there, even malformed, stays. */
+export function withTraceparent(properties: Buffer, context: TraceContext): Buffer {
+  if (properties.includes(NAMES[0])) return properties
+  const { traceparent, tracestate } = context
+  return addHeaders(properties, { traceparent, tracestate })
+}
