@@ -19,8 +19,8 @@ export const BATCH_RECORDS_MAX = 128
 /** Bytes in one stream entry, unless a single record is larger: keeps a script under ~1 ms. */
 export const BATCH_BYTES_MAX = 256 * 1024
 
-/** Appends in flight for one queue and process: two keep Redis busy while a reply travels. */
-export const APPENDS_IN_FLIGHT_MAX = 2
+/** Appends in flight at a time for one queue and process, where Redis is slow to answer. */
+export const APPENDS_IN_FLIGHT_MAX = 4
 
 /** Bytes that may wait in a process for their append, over all queues; beyond it: overload. */
 export const APPEND_BACKLOG_BYTES_MAX = 256 * 1024 * 1024

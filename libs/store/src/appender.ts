@@ -2,10 +2,13 @@
  * Group commit: what is published to a queue while an append travels goes out together in the next.
  *
  * Hot path. A message costs one push onto each of a few arrays; a batch costs one script call, one
- * stream entry and one reply. At most APPENDS_IN_FLIGHT_MAX calls are under way, each on a lane
+ * stream entry and one reply. Batches leave in flights: the next leaves when the last is answered
+ * whole, so under load batches are full and publishers get no further ahead than consumers can
+ * follow. A flight is one batch where Redis is near, and a few, up to APPENDS_IN_FLIGHT_MAX, where
+ * each answer takes long (a distant Redis, an fsync a write). Each batch of a flight has a lane
  * with a sequence of its own, so that a call sent again after a lost reply is recognised
  * (append.lua). At low rates a batch holds one message and nothing waits. Measured by
- * test/bench/store.bench.ts.
+ * test/bench/store.bench.ts and test/bench/amqp.bench.ts.
  */
 import { type Appended, limits } from '@sluice/core'
 import type { Redis } from 'ioredis'
@@ -58,6 +61,11 @@ function gather<Q>(): Gathered<Q> {
   }
 }
 
+/** A flight has a batch for each so many ms that the quickest one lately took. */
+const MS_PER_BATCH = 0.6
+/** Flights between two looks at how long they take. */
+const FLIGHTS_LOOKED_AT = 64
+
 const LETTER_DUPLICATE = 'd'.charCodeAt(0)
 const LETTER_FULL = 'f'.charCodeAt(0)
 const EMPTY = Buffer.alloc(0)
@@ -93,6 +101,12 @@ export class Appender<Q> {
   /** Sequence of each lane, by its number; a lane is free while it is in #free. */
   readonly #sequences = new Map<number, number>()
   readonly #free: number[] = []
+  /** Most batches in a flight. */
+  #flightMax = 1
+  #flights = 0
+  #sentMs = 0
+  /** Of the flights since the last look. */
+  #quickestMs = Number.POSITIVE_INFINITY
   readonly #flush = () => this.#send()
 
   constructor(options: AppenderOptions<Q>) {
@@ -136,20 +150,35 @@ export class Appender<Q> {
     }
     if (level !== 0 || delayMs !== 0 || dedupId !== '') open.plain = false
     this.#options.backlog(record.length)
-    if (!this.#scheduled && this.#free.length > 0) {
+    if (!this.#scheduled && !this.#flying) {
       this.#scheduled = true
       this.#options.schedule(this.#flush)
     }
   }
 
+  get #flying(): boolean {
+    return this.#free.length < this.#sequences.size
+  }
+
   #send(): void {
     this.#scheduled = false
-    while (this.#free.length > 0) {
+    this.#sentMs = performance.now()
+    for (let left = Math.min(this.#flightMax, this.#free.length); left > 0; left--) {
       const batch = this.#waiting.shift() ?? this.#open
       if (batch.records.length === 0) return
       if (batch === this.#open) this.#open = gather()
       this.#sendOn(this.#free.pop()!, batch)
     }
+  }
+
+  /** The quickest flight tells how far Redis is; the others also tell how busy everybody is. */
+  #landed(): void {
+    this.#quickestMs = Math.min(this.#quickestMs, performance.now() - this.#sentMs)
+    if (++this.#flights < FLIGHTS_LOOKED_AT) return
+    const batches = Math.round(this.#quickestMs / MS_PER_BATCH)
+    this.#flightMax = Math.max(1, Math.min(batches, limits.APPENDS_IN_FLIGHT_MAX))
+    this.#flights = 0
+    this.#quickestMs = Number.POSITIVE_INFINITY
   }
 
   #sendOn(lane: number, batch: Gathered<Q>): void {
@@ -184,6 +213,8 @@ export class Appender<Q> {
         clearTimeout(timer)
         this.#options.backlog(-batch.bytes)
         this.#free.push(lane)
+        if (this.#flying) return
+        this.#landed()
         this.#send()
       })
       .catch(this.#options.report)
