@@ -2,10 +2,11 @@
  * What a push subscription is: the document of kind `subscription`, its defaults and its bounds.
  *
  * Parsed when it is put and again when it is read, so nothing behind this file meets a value out of
- * bounds. Secrets lie in the document as they were given; what is shown of them is up to http-subscriptions.ts.
+ * bounds. Secrets lie in the document as they were given; http-subscriptions.ts masks them.
  */
 import { X509Certificate } from 'node:crypto'
 import { limits } from '@sluice/core'
+import { SIGNING_SCHEMES, signingKeyError } from '@sluice/security'
 import { z } from 'zod'
 
 /** Longer URLs are refused by common servers. */
@@ -31,18 +32,22 @@ const PROBE_MS_MIN = 100
 const PROBE_MS_MAX = 3_600_000
 /** One to sign with, and those that receivers may not have exchanged yet. */
 const KEYS_MAX = 5
-/** Standard Webhooks: a symmetric secret has 24 to 64 bytes. */
-const HMAC_BYTES_MIN = 24
-const HMAC_BYTES_MAX = 64
-/** An ed25519 private key: its seed, and behind it, as some libraries keep it, the public key. */
-const ED25519_BYTES = [32, 64]
-
 /** Stands for a secret: the one that is kept, when it comes back in a PUT. */
 export const MASK = '***'
 
 /** Said by the connection or by the broker for every request, so not by a subscription. */
-const RESERVED_HEADER =
-  /^(?:host|connection|content-length|transfer-encoding|upgrade|keep-alive|te|trailer|expect|proxy-.*|sluice-.*|webhook-.*|ce-.*)$/i
+const RESERVED_HEADERS = new Set([
+  'connection',
+  'content-length',
+  'expect',
+  'host',
+  'keep-alive',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+])
+const RESERVED_PREFIX = /^(?:proxy|sluice|webhook|ce)-/
 /** RFC 9110, 5.6.2. */
 const TOKEN = /^[!#$%&'*+.^_`|~\w-]{1,256}$/
 
@@ -77,9 +82,11 @@ const Headers = z
 
 function headerNameError(name: string, seen: ReadonlySet<string>): string | undefined {
   if (!TOKEN.test(name)) return 'is no name of a header'
-  if (seen.has(name.toLowerCase())) return 'is given twice'
-  if (RESERVED_HEADER.test(name)) return 'is set by the broker'
-  return undefined
+  const lower = name.toLowerCase()
+  if (seen.has(lower)) return 'is given twice'
+  return RESERVED_HEADERS.has(lower) || RESERVED_PREFIX.test(lower)
+    ? 'is set by the broker'
+    : undefined
 }
 
 const pem = z.string().min(1).max(PEM_LENGTH_MAX)
@@ -215,11 +222,9 @@ const Breaker = z.strictObject({
   }),
 })
 
-const PREFIXES = { hmac: 'whsec_', ed25519: 'whsk_' } as const
-
 const Signing = z
   .strictObject({
-    scheme: z.enum(['hmac', 'ed25519']),
+    scheme: z.enum(SIGNING_SCHEMES),
     keys: z
       .array(z.string().max(200))
       .min(1)
@@ -232,27 +237,11 @@ const Signing = z
   })
   .superRefine(({ scheme, keys }, context) => {
     for (const [index, key] of keys.entries()) {
-      const message = key.startsWith(MASK) ? undefined : keyError(scheme, key)
+      const message = key.startsWith(MASK) ? undefined : signingKeyError(scheme, key)
       if (message) context.addIssue({ code: 'custom', path: ['keys', index], message })
     }
   })
   .meta({ description: 'Standard Webhooks: webhook-id, webhook-timestamp, webhook-signature.' })
-
-function keyError(scheme: keyof typeof PREFIXES, key: string): string | undefined {
-  const prefix = PREFIXES[scheme]
-  if (!key.startsWith(prefix)) return `starts with ${prefix}`
-  const text = key.slice(prefix.length)
-  const bytes = Buffer.from(text, 'base64')
-  if (bytes.toString('base64').replace(/=+$/, '') !== text.replace(/=+$/, '')) {
-    return 'is no base64'
-  }
-  if (scheme === 'ed25519') {
-    return ED25519_BYTES.includes(bytes.length) ? undefined : 'has 32 or 64 bytes'
-  }
-  return bytes.length >= HMAC_BYTES_MIN && bytes.length <= HMAC_BYTES_MAX
-    ? undefined
-    : `has ${HMAC_BYTES_MIN} to ${HMAC_BYTES_MAX} bytes`
-}
 
 export const BODIES = ['raw', 'cloudevents-binary', 'cloudevents-structured'] as const
 
