@@ -15,6 +15,23 @@ export {
   sendReply,
 } from './http/route.ts'
 export {
+  type CloudEvent,
+  draftEvent,
+  EVENT_TYPE,
+  EVENTS_TYPE,
+  type EventAttribute,
+  type EventMode,
+  eventFromHeaders,
+  eventFromJson,
+  eventHeaders,
+  eventIdentity,
+  eventJson,
+  eventMode,
+  eventOfMessage,
+  eventsFromBody,
+  type MessageFacts,
+} from './publish/cloud-event.ts'
+export {
   describeReached,
   type PublishCounts,
   publishCounts,

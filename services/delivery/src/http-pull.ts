@@ -4,12 +4,23 @@
  * Any process settles what any other leased. What a lease is: libs/store/src/leases.ts.
  */
 import { BrokerError, limits } from '@sluice/core'
-import { type Deps, type Route, route } from '@sluice/server'
+import {
+  type Call,
+  type Deps,
+  EVENT_TYPE,
+  EVENTS_TYPE,
+  type EventMode,
+  eventHeaders,
+  eventJson,
+  type Reply,
+  type Route,
+  route,
+} from '@sluice/server'
 import type { LeasedMessage } from '@sluice/store'
 import type { Count } from '@sluice/telemetry'
 import { z } from 'zod'
 import { findQueue, onQueue } from './find-queue.ts'
-import { Encoding, StoredFields, storedJson } from './message-json.ts'
+import { Encoding, StoredFields, storedEvent, storedJson } from './message-json.ts'
 
 const LEASE_MESSAGES_MAX = 1_000
 const SETTLEMENTS_MAX = 1_000
@@ -43,6 +54,18 @@ const Leased = StoredFields.extend({
   redelivered: z.boolean(),
   leaseMs: z.int(),
 }).meta({ id: 'LeasedMessage' })
+
+const LeaseQuery = z.strictObject({
+  encoding: Encoding,
+  events: z
+    .enum(['batched', 'structured', 'binary'])
+    .optional()
+    .meta({
+      description:
+        'Answers with CloudEvents in this mode. structured and binary take one message, and answer ' +
+        '204 when there is none. The attribute sluicetoken settles it.',
+    }),
+})
 
 const token = z.string().min(1).max(64)
 const reason = z.string().max(limits.REASON_BYTES_MAX)
@@ -86,17 +109,23 @@ export function pullRoutes(
     method: 'post',
     path: '/v1/vhosts/:vhost/queues/:queue/leases',
     tag: 'consume',
+    needs: { read: 'queue' },
     summary: 'Lease messages',
     description:
       'Hands out up to `max` messages, oldest first, to be settled within `leaseMs`. Answers with fewer, ' +
       'or none after `waitMs`, and stops short of `max` where messages are large (8 MiB).',
-    query: z.strictObject({ encoding: Encoding }),
+    query: LeaseQuery,
     body: Lease,
     answers: {
       200: { description: 'The messages.', body: z.object({ messages: z.array(Leased) }) },
+      204: { description: 'None, where one event was asked for.' },
     },
     refusals: ['vhost_not_found', 'queue_not_found', 'too_many_requests'],
-    async handle({ params, query, body, signal, principal }) {
+    async handle(call) {
+      const { params, query, body, signal, principal } = call
+      if (query.events !== undefined && query.events !== 'batched' && body.max > 1) {
+        throw new BrokerError('invalid_request', `With events=${query.events}, max is 1.`)
+      }
       const options = { ...body, consumer: body.consumer ?? principal.name, signal }
       const waits = body.waitMs > 0 ? 1 : 0
       if (polls + waits > pollsMax) {
@@ -109,6 +138,7 @@ export function pullRoutes(
       try {
         const messages = await onQueue(topology, params, ({ store }) => store.lease(options))
         leased.value += messages.length
+        if (query.events !== undefined) return leasedEvents(call, query.events, messages)
         return {
           status: 200,
           body: { messages: messages.map((m) => leasedJson(m, body.leaseMs, query.encoding)) },
@@ -130,6 +160,7 @@ function settleRoute(topology: Deps['topology'], metrics: Deps['metrics']): Rout
     method: 'post',
     path: '/v1/vhosts/:vhost/queues/:queue/settlements',
     tag: 'consume',
+    needs: { read: 'queue' },
     summary: 'Settle leased messages',
     description:
       'An outcome each, in the order of the request. `stale` came too late, or again: it changes nothing.',
@@ -161,4 +192,29 @@ function leasedJson(message: LeasedMessage, leaseMs: number, encoding: Encoding)
     redelivered,
     leaseMs,
   }
+}
+
+/** The messages as CloudEvents; what settles each is an extension attribute of it. */
+function leasedEvents(
+  { params, res }: Call<{ vhost: string; queue: string }, unknown, unknown>,
+  mode: EventMode,
+  messages: readonly LeasedMessage[],
+): Reply | undefined {
+  const events = messages.map((message) => ({
+    event: storedEvent(params, message.id, message.record),
+    more: { sluicetoken: message.token, sluicedeliverycount: message.deliveryCount },
+  }))
+  if (mode === 'batched') {
+    const headers = { 'Content-Type': EVENTS_TYPE }
+    return { status: 200, headers, body: events.map(({ event, more }) => eventJson(event, more)) }
+  }
+  const [first] = events
+  if (first === undefined) return { status: 204 }
+  const { event, more } = first
+  if (mode === 'structured') {
+    return { status: 200, headers: { 'Content-Type': EVENT_TYPE }, body: eventJson(event, more) }
+  }
+  for (const [name, value] of Object.entries(eventHeaders(event, more))) res.setHeader(name, value)
+  res.end(event.data)
+  return undefined
 }

@@ -10,6 +10,7 @@
  */
 import { isUtf8 } from 'node:buffer'
 import { decodeProperties, type FieldValue, type Properties, type Table } from '@sluice/amqp'
+import { type CloudEvent, eventOfMessage } from '@sluice/server'
 import type { MessageRecord } from '@sluice/store'
 import { z } from 'zod'
 
@@ -69,6 +70,16 @@ export function storedJson(record: MessageRecord, encoding: Encoding) {
     ...(expiresMs > 0 && { expiresAt: timeJson(expiresMs) }),
     ...(decoded.note !== undefined && { note: decoded.note }),
   }
+}
+
+/** A message as a CloudEvent. `id` names it within its queue. */
+export function storedEvent(
+  { vhost, queue }: { vhost: string; queue: string },
+  id: string,
+  { properties, body, routingKey, timeMs }: MessageRecord,
+): CloudEvent {
+  const source = `/v1/vhosts/${encodeURIComponent(vhost)}/queues/${encodeURIComponent(queue)}`
+  return eventOfMessage(properties, body, { id, source, routingKey, timeMs })
 }
 
 /** A message's headers; none when its properties are malformed. */

@@ -9,6 +9,8 @@ import { BrokerError, limits } from '@sluice/core'
 import {
   type Deps,
   Draft,
+  draftEvent,
+  eventFromJson,
   type PublishCounts,
   readMessage,
   refusalOf,
@@ -102,6 +104,16 @@ export class BatchRun implements PublishReply {
     try {
       const { draft, body } = readMessage(item, this.#options.routingKey)
       this.#send(draft, body, line)
+    } catch (error) {
+      this.fail(error, line)
+    }
+  }
+
+  /** A CloudEvent in its JSON form. Never throws, as addItem. */
+  addEvent(event: unknown, line: number): void {
+    try {
+      const draft = new Draft(this.#options.routingKey)
+      this.#send(draft, draftEvent(draft, eventFromJson(event)), line)
     } catch (error) {
       this.fail(error, line)
     }

@@ -3,6 +3,7 @@
  *
  *   POST /v1/vhosts/:vhost/exchanges/:exchange/batch
  *     application/json      an array of messages, bounded in size
+ *     application/cloudevents-batch+json  an array of CloudEvents
  *     application/x-ndjson  a message a line, streamed: no bound on the whole, bounded memory
  *     with ?lines=bodies    each NDJSON line is itself the body of a message
  *
@@ -14,6 +15,8 @@
 import { BrokerError, limits } from '@sluice/core'
 import {
   type Deps,
+  EVENTS_TYPE,
+  eventMode,
   MessageFields,
   parseJson,
   publishCounts,
@@ -48,6 +51,7 @@ export function batchRoute(deps: Deps, { messageBytesMax }: { messageBytesMax: n
     path: '/v1/vhosts/:vhost/exchanges/:exchange/batch',
     tag: 'publish',
     hot: true,
+    needs: { write: 'exchange' },
     summary: 'Publish many messages',
     description:
       `A JSON array of at most ${limits.HTTP_BATCH_BYTES_MAX} bytes, or NDJSON of any length. Answers ` +
@@ -57,7 +61,11 @@ export function batchRoute(deps: Deps, { messageBytesMax }: { messageBytesMax: n
     body: {
       raw: true,
       description: 'The messages.',
-      types: { 'application/x-ndjson': MessageFields, 'application/json': z.array(MessageFields) },
+      types: {
+        'application/x-ndjson': MessageFields,
+        'application/json': z.array(MessageFields),
+        [EVENTS_TYPE]: z.array(z.looseObject({ id: z.string(), source: z.string() })),
+      },
     },
     answers: { 200: { description: 'All are stored, or wanted by no queue.', body: BatchSummary } },
     refusals: [...PUBLISH_REFUSALS, 'batch_incomplete'],
@@ -105,8 +113,13 @@ function reader({ headers }: Request): ReadBatch {
     throw new BrokerError('unsupported_media_type', 'A compressed batch is not understood here.')
   }
   if (NDJSON.test(type)) return readLines
-  if (JSON_ARRAY.test(type)) return readArray
-  const text = 'Send Content-Type: application/x-ndjson, or application/json with an array.'
+  if (JSON_ARRAY.test(type))
+    return (batch) => readArray(batch, (item, n) => batch.run.addItem(item, n))
+  if (eventMode(headers) === 'batched') {
+    return (batch) => readArray(batch, (event, n) => batch.run.addEvent(event, n))
+  }
+  const text =
+    'Send application/x-ndjson, or an array: application/json or application/cloudevents-batch+json.'
   throw new BrokerError('unsupported_media_type', text)
 }
 
@@ -123,12 +136,15 @@ async function checkExchange(deps: Deps, vhost: string, exchange: string): Promi
   refuseInternal(deps, vhost, exchange)
 }
 
-async function readArray({ req, res, run }: Batch): Promise<Ended | undefined> {
+async function readArray(
+  { req, res, run }: Batch,
+  add: (item: unknown, line: number) => void,
+): Promise<Ended | undefined> {
   const items = parseJson(await readBody(req, res, limits.HTTP_BATCH_BYTES_MAX))
   if (!Array.isArray(items)) throw new BrokerError('invalid_request', 'A batch is an array.')
   for (const [index, item] of items.entries()) {
     if (run.hopeless) return { why: hopeless(), line: index }
-    run.addItem(item, index + 1)
+    add(item, index + 1)
     if (run.congested) await run.room()
   }
   return undefined

@@ -20,6 +20,11 @@ import {
   type Deps,
   Draft,
   describeReached,
+  draftEvent,
+  type EventMode,
+  eventFromHeaders,
+  eventMode,
+  eventsFromBody,
   type PublishCounts,
   PublishHeaders,
   publishCounts,
@@ -74,7 +79,9 @@ export function publishRoutes(deps: Deps, options: PublishOptions): Route[] {
     headers: PublishHeaders,
     body: {
       raw: true,
-      description: 'The message’s body: any bytes of any type, kept as they are.',
+      description:
+        'The message’s body: any bytes of any type, kept as they are. With ce- headers, or as ' +
+        'application/cloudevents+json, a CloudEvent.',
       types: { '*/*': undefined },
     },
     bodyBytesMax: options.messageBytesMax,
@@ -94,6 +101,7 @@ export function publishRoutes(deps: Deps, options: PublishOptions): Route[] {
     route({
       ...common,
       path: '/v1/vhosts/:vhost/exchanges/:exchange/messages',
+      needs: { write: 'exchange' },
       summary: 'Publish a message',
       description:
         'The routing key comes by query or by Sluice-Routing-Key. amq.default is the default exchange.',
@@ -110,6 +118,7 @@ export function publishRoutes(deps: Deps, options: PublishOptions): Route[] {
     route({
       ...common,
       path: '/v1/vhosts/:vhost/queues/:queue/messages',
+      needs: { write: 'default exchange' },
       summary: 'Publish a message to one queue',
       description: 'Refused with queue_not_found when the queue does not exist.',
       refusals: [...PUBLISH_REFUSALS, 'queue_not_found'],
@@ -144,6 +153,7 @@ class Publication implements PublishReply {
   readonly #vhost: string
   readonly #exchange: string
   readonly #draft: Draft
+  #event: EventMode | undefined
 
   constructor(
     deps: Deps,
@@ -169,6 +179,10 @@ class Publication implements PublishReply {
     const draft = this.#draft
     const named = draft.routingKey
     readHeaders(this.#req.rawHeaders, draft)
+    this.#event = eventMode(this.#req.headers)
+    if (this.#event === 'batched') {
+      throw new BrokerError('unsupported_media_type', 'Send a batch of events to .../batch.')
+    }
     if (named !== '' && draft.routingKey !== named) {
       throw new BrokerError('invalid_request', 'The routing key is given twice, and differently.')
     }
@@ -184,16 +198,26 @@ class Publication implements PublishReply {
     })
   }
 
-  #publish(body: Buffer): void {
+  #publish(received: Buffer): void {
     try {
       refuseInternal(this.#deps, this.#vhost, this.#exchange)
       const { store } = this.#deps
+      const body = this.#event === undefined ? received : this.#readEvent(this.#event, received)
       const message = toMessage(this.#draft, this.#exchange, body, store.state.clockAheadMs)
       this.#counts.bytes.value += body.length
       this.#deps.publisher.publish(this.#vhost, message, this, 0)
     } catch (error) {
       this.#refuse(error)
     }
+  }
+
+  /** The body of the message that a CloudEvent becomes; its attributes go into the draft. */
+  #readEvent(mode: EventMode, received: Buffer): Buffer {
+    const event =
+      mode === 'binary'
+        ? eventFromHeaders(this.#req.rawHeaders, received)
+        : eventsFromBody('structured', received)[0]!
+    return draftEvent(this.#draft, event)
   }
 
   published(_token: number, outcome: Published, queues: readonly QueueEntry[]): void {

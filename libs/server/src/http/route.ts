@@ -9,6 +9,7 @@
  *       method: 'post',
  *       path: '/v1/vhosts/:vhost/queues/:queue/leases',
  *       tag: 'consume',
+ *       needs: { read: 'queue' },
  *       summary: 'Lease messages',
  *       body: z.strictObject({ max: z.int().min(1).max(1_000).default(1) }),
  *       answers: { 200: { description: 'The messages.', body: Leased } },
@@ -22,10 +23,11 @@
  * which therefore is a strictObject. Errors that `handle` throws become problems (problem.ts).
  */
 import { BrokerError, type ErrorCode, limits } from '@sluice/core'
-import type { Principal } from '@sluice/security'
+import type { Access, Operation, Principal, Resource } from '@sluice/security'
 import type { Request, Response } from 'express'
 import { z } from 'zod'
 import { readJson } from './body.ts'
+import { missing, type Needs } from './needs.ts'
 
 export type Method = 'get' | 'put' | 'post' | 'delete'
 
@@ -82,7 +84,29 @@ export class Call<P, Q, B> {
     return this.res.locals['principal'] as Principal
   }
 
-  /** Aborts when the client hangs up before it was answered, and when the process stops. */
+  get access(): Access {
+    return this.res.locals['access'] as Access
+  }
+
+  /**
+   * Refuses with `forbidden` unless the caller may do this in the vhost of the path: for what only
+   * the body names. `routingKey` counts where the exchange is a topic exchange.
+   */
+  require(operation: Operation, resource: Resource, routingKey?: string): void {
+    const why = this.access
+      .grants(this.principal, this.#vhost)
+      .refusal(operation, resource, routingKey)
+    if (why !== undefined) throw new BrokerError('forbidden', why)
+  }
+
+  get #vhost(): string {
+    return (this.params as { vhost?: string }).vhost ?? ''
+  }
+
+  /**
+   * Aborts when the client hangs up before it was answered, when the process stops, and when the
+   * caller's credential ends or loses what the route needs.
+   */
   get signal(): AbortSignal {
     if (this.#gone === undefined) {
       const gone = new AbortController()
@@ -91,12 +115,25 @@ export class Call<P, Q, B> {
       const stopping = this.res.locals['stopping'] as AbortSignal | undefined
       if (stopping?.aborted || this.res.destroyed) abort()
       stopping?.addEventListener('abort', abort)
+      const unfollow = this.#onRefused(abort)
       this.res.on('close', () => {
         stopping?.removeEventListener('abort', abort)
+        unfollow()
         abort()
       })
     }
     return this.#gone.signal
+  }
+
+  #onRefused(refused: () => void): () => void {
+    const { principal, access, req, res } = this
+    if (principal === undefined) return () => {} // a route that needs nothing
+    const needs = res.locals['needs'] as Needs
+    const asked = { method: req.method.toLowerCase(), params: req.params as Record<string, string> }
+    return access.follow(principal, () => {
+      const why = access.ended(principal) ?? missing(access, principal, needs, asked)
+      if (why !== undefined) refused()
+    })
   }
 }
 
@@ -110,8 +147,8 @@ interface Spec<Path extends string, Q, B> {
   readonly tag: string
   readonly summary: string
   readonly description?: string
-  /** Anyone may call it; without it, the credential is needed. */
-  readonly open?: true
+  /** What its caller must be allowed; without it nobody but the administrator may (needs.ts). */
+  readonly needs: Needs
   /** Matched before other routes: publishing must not pay for the length of the list. */
   readonly hot?: true
   /** Query parameters: values are strings, so numbers need `z.coerce`. */
@@ -178,7 +215,7 @@ export function sendReply(res: Response, { status, body, headers }: Reply): void
     return
   }
   const text = JSON.stringify(body)
-  res.setHeader('Content-Type', 'application/json')
+  if (headers?.['Content-Type'] === undefined) res.setHeader('Content-Type', 'application/json')
   res.setHeader('Content-Length', Buffer.byteLength(text))
   res.end(text)
 }
