@@ -49,5 +49,6 @@ export type {
   TakenMessage,
   Tally,
 } from './scripts.ts'
+export { failureOf } from './scripts.ts'
 export { QUEUE_SETTINGS_DEFAULT, type QueueSettings } from './settings.ts'
 export { openStore, type Store, type StoreOptions } from './store.ts'

@@ -7,10 +7,10 @@
  * taken back, or was settled, the token is stale and changes nothing.
  */
 import { limits, retryDelayMs } from '@sluice/core'
-import type { QueueContext } from './queue-store.ts'
+import type { QueueContext } from './queue-context.ts'
 import type { MessageRecord } from './record.ts'
 import { unavailable } from './redis.ts'
-import { giveBack, settle, type TakenMessage } from './scripts.ts'
+import { failureOf, giveBack, settle, type TakenMessage } from './scripts.ts'
 import type { QueueSettings } from './settings.ts'
 
 export interface LeasedMessage {
@@ -116,12 +116,12 @@ export class Leases {
     switch (item.outcome) {
       case 'retry': {
         const delayMs = item.delayMs ?? retryDelayMs(failed + 1, this.#queue.settings.retry)
-        return ['due', delayMs, `+${clip(item.reason ?? '')}`]
+        return ['due', delayMs, failureOf('+', item.reason ?? '')]
       }
       case 'release':
         return ['ready', 0, '-']
       case 'dead-letter':
-        return ['dead', 0, `+${clip(item.reason)}`]
+        return ['dead', 0, failureOf('+', item.reason)]
       case 'extend':
         return ['extend', item.leaseMs, '-']
     }
@@ -180,10 +180,4 @@ function answer(waiting: readonly Waiting[], reply: Promise<string>): void {
       for (const { failed } of waiting) failed(unavailable(error))
     },
   )
-}
-
-function clip(text: string): string {
-  return Buffer.byteLength(text) <= limits.REASON_BYTES_MAX
-    ? text
-    : Buffer.from(text).subarray(0, limits.REASON_BYTES_MAX).toString()
 }

@@ -487,6 +487,6 @@ export interface HeldReturn {
   readonly ref: string | number
   readonly action: 'ready' | 'due' | 'dead'
   readonly delayMs: number
-  /** '-' = not a failed delivery; else '+' and the last error. */
+  /** From failureOf; '-' = not a failed delivery. */
   readonly failure: string
 }

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { limits } from '@sluice/core'
-import type { HeldReturn, QueueStore } from './index.ts'
+import { failureOf, type HeldReturn, type QueueStore } from './index.ts'
 import { bodies, drain, HOUR_MS, lease, openTestQueue, pass, publish } from './test-queue.ts'
 
 const READY = { action: 'ready', delayMs: 0, failure: '-' } as const
@@ -102,6 +102,47 @@ test('a reason is kept to its first thousand bytes, and until there is a newer o
   }
   const [waiting] = (await queue.peek('ready', '', 1)).messages
   assert.equal(waiting!.failure, 'x'.repeat(limits.REASON_BYTES_MAX))
+})
+
+test('attempts stay with the message, newest first, in bounded number and bytes', async (t) => {
+  const { queue } = await openTestQueue(t, { deliveryLimit: 100 })
+  await publish(queue, 'a')
+  const attempt = async (text: string, error: string) => {
+    const { batches, messages } = await queue.take(1, false)
+    const [{ id } = { id: '' }] = batches
+    const place = id === '' ? '' : `0:${id}`
+    const failure = failureOf('-', error, text)
+    await queue.returnHeld([{ ...READY, place, ref: messages[0]?.ref ?? 0, failure }])
+    return (await queue.peek('ready', '', 1)).messages[0]!
+  }
+  for (let n = 0; n < 25; n++) await attempt(`{"n":${n}}`, n === 3 ? 'late\x1e' : '')
+  const kept = await attempt('{"n":25}', '')
+  assert.equal(kept.failure, 'late ')
+  const newest = Array.from({ length: 20 }, (_, n) => `{"n":${25 - n}}`)
+  assert.deepEqual(kept.attempts, newest)
+  const large = await attempt('x'.repeat(16_000), 'large')
+  assert.deepEqual([large.attempts.length, large.failure, large.failed], [21 - 1, 'large', 0])
+  assert.equal((await attempt('y'.repeat(20_000), '')).attempts.length, 1)
+  assert.deepEqual((await attempt('z', '')).attempts, ['z'])
+
+  const [leased] = await lease(queue)
+  await queue.settle([{ token: leased!.token, outcome: 'dead-letter', reason: 'no' }])
+  const [letter] = await queue.claimDead(1, HOUR_MS)
+  assert.deepEqual([letter!.failure, letter!.attempts], ['no', ['z']])
+})
+
+test('a failure in doubt counts once the attempt before it failed too', async (t) => {
+  const { queue } = await openTestQueue(t, { deliveryLimit: 100 })
+  await publish(queue, 'a')
+  const failed: number[] = []
+  for (const mark of ['?', '-', '?', '?', '?', '+', '?', '-', '?'] as const) {
+    const { batches, messages } = await queue.take(1, false)
+    const place = batches[0] ? `0:${batches[0].id}` : ''
+    const failure = failureOf(mark, '', 'it')
+    await queue.returnHeld([{ ...READY, place, ref: messages[0]?.ref ?? 0, failure }])
+    failed.push((await queue.peek('ready', '', 1)).messages[0]!.failed)
+  }
+  assert.deepEqual(failed, [0, 0, 0, 1, 2, 3, 4, 4, 4])
 })
 
 test('an extended lease lapses later, one that is cut short sooner, under the same token', async (t) => {

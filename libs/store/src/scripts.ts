@@ -1,4 +1,5 @@
 /** Every atomic transition of a queue. The Lua beside each name says what it guarantees. */
+import { limits } from '@sluice/core'
 import { decodeBatch, decodeValue, type MessageRecord } from './record.ts'
 import { script, word } from './script.ts'
 
@@ -170,10 +171,34 @@ function tally(reply: unknown[], at: number, value: unknown): Tally {
   return {
     ref: word(reply[at]),
     acquired: Number(reply[at + 1]),
+  /** Attempts that were kept, newest first, each as it was given (return.lua). */
+  readonly attempts: readonly string[]
     failed: Number(reply[at + 2]),
     reason: word(reply[at + 3]),
     holder: String(reply[at + 4]),
-    failure: String(reply[at + 5]),
+/** Between an error and the attempts kept behind it. */
+const ATTEMPT = '\x1e'
+
+/**
+ * How a delivery failed, as return.lua takes it.
+ *
+ * @param mark '+' counts as a failed delivery, '-' does not, '?' does if the attempt before failed.
+ * @param attempt kept with the message; '' = nothing to keep.
+ */
+export function failureOf(mark: '+' | '-' | '?', error: string, attempt = ''): string {
+  const text = `${mark}${clip(error).replaceAll(ATTEMPT, ' ')}`
+  return attempt === '' ? text : `${text}${ATTEMPT}${attempt.replaceAll(ATTEMPT, ' ')}`
+}
+
+function clip(text: string): string {
+  return Buffer.byteLength(text) <= limits.REASON_BYTES_MAX
+    ? text
+    : Buffer.from(text).subarray(0, limits.REASON_BYTES_MAX).toString()
+}
+
+    failure,
+    attempts: attempts.map((attempt) => attempt.slice(1)), // without its mark
+  const [failure = '', ...attempts] = String(reply[at + 5]).split(ATTEMPT)
     record: decodeValue(value as Buffer),
   }
 }

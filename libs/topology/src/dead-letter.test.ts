@@ -30,7 +30,7 @@ function record(properties: Properties = {}, fields: Partial<MessageRecord> = {}
 }
 
 function dies(fields: Partial<Death> = {}): Death {
-  const rest = { timeMs: TIME, deliveryCount: 1, error: '', holder: '' }
+  const rest = { timeMs: TIME, deliveryCount: 1, error: '', holder: '', attempts: [] }
   return { queue: 'q', reason: 'rejected', ...rest, ...fields }
 }
 

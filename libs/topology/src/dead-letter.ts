@@ -3,9 +3,9 @@
  *
  * The history is RabbitMQ's (amqp-0-9-1, 77-82): `x-death`, an entry for each queue and reason,
  * newest first, `x-first-death-*` and `x-last-death-*`. Like RabbitMQ 3 it goes on from an `x-death`
- * that a client published. Beside it stand ours: `x-sluice-error`, `x-sluice-holder` and
- * `x-sluice-delivery-count` tell the last error, who held the message last, and how often it was
- * delivered, in the queue where it died last.
+ * that a client published. Beside it stand ours: `x-sluice-error`, `x-sluice-holder`,
+ * `x-sluice-delivery-count` and `x-sluice-attempts` tell the last error, who held the message last,
+ * how often it was delivered and what came of each push, in the queue where it died last.
  *
  * Headers are decoded and encoded again: a number keeps its value but may change its width.
  */
@@ -33,6 +33,8 @@ export interface Death {
   readonly error: string
   /** Who had it last; '' = nobody. */
   readonly holder: string
+  /** What came of pushing it, newest first, a JSON text each. */
+  readonly attempts: readonly string[]
 }
 
 /** Where a dead letter is published. */
@@ -63,6 +65,8 @@ export interface DeathHistory {
   readonly error: string | undefined
   readonly holder: string | undefined
   readonly deliveryCount: number | undefined
+  /** Newest first, a JSON text each. */
+  readonly attempts: readonly string[]
 }
 
 /** Entries kept; merging leaves real histories one for each queue on the way. */
@@ -99,6 +103,7 @@ export function deadLetter(
   markDeath(headers, death, record.exchange)
   setOrDelete(headers, 'x-sluice-error', death.error)
   setOrDelete(headers, 'x-sluice-holder', death.holder)
+  setOrDelete(headers, 'x-sluice-attempts', [...death.attempts])
   headers['x-sluice-delivery-count'] = death.deliveryCount
   delete headers['BCC']
   if (target.routingKey !== undefined) delete headers['CC']
@@ -145,6 +150,7 @@ export function deathHistory(headers: Table | undefined): DeathHistory {
     error: text(headers?.['x-sluice-error']),
     holder: text(headers?.['x-sluice-holder']),
     deliveryCount: typeof number === 'number' ? number : undefined,
+    attempts: strings(headers?.['x-sluice-attempts']),
   }
 }
 
@@ -193,8 +199,8 @@ function markDeath(headers: Table, { queue, reason }: Death, exchange: string): 
   }
 }
 
-function setOrDelete(headers: Table, name: string, value: string): void {
-  if (value === '') delete headers[name]
+function setOrDelete(headers: Table, name: string, value: string | string[]): void {
+  if (value.length === 0) delete headers[name]
   else headers[name] = value
 }
 

@@ -76,6 +76,6 @@ export class Delivery {
 export interface GiveBack {
   readonly action: 'ready' | 'due' | 'dead'
   readonly delayMs: number
-  /** '-' = not a failed delivery; else '+' and the last error. */
+  /** From failureOf; '-' = not a failed delivery. */
   readonly failure: string
 }

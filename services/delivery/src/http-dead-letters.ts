@@ -18,6 +18,7 @@ import { z } from 'zod'
 import { findQueue } from './find-queue.ts'
 import { PageQuery, PeekedJson, pageOf, peekedJson, readPage } from './http-messages.ts'
 import { type Encoding, readHeaders, timeJson } from './message-json.ts'
+import { KeptAttempt, parseAttempt } from './push/kept-attempt.ts'
 
 const path = '/v1/vhosts/:vhost/queues/:queue'
 
@@ -38,6 +39,9 @@ const DeadLetter = PeekedJson.extend({
     }),
     lastError: z.string().optional(),
     heldBy: z.string().optional().meta({ description: 'Who had it last.' }),
+    attempts: z.array(KeptAttempt).meta({
+      description: 'What came of pushing it, newest first: the last 20, in 16 KiB.',
+    }),
     deliveryCount: z.int().optional().meta({ description: 'Deliveries before it died.' }),
     history: z.array(Death).meta({ description: 'Newest first.' }),
   }),
@@ -66,6 +70,7 @@ function listRoute({ topology }: Deps): Route {
     method: 'get',
     path: `${path}/dead-letters`,
     tag: 'operate',
+    needs: { read: 'queue' },
     summary: 'List dead letters, with why they died',
     description: 'The messages in this queue that died before. Nothing is touched.',
     query: PageQuery,
@@ -86,6 +91,7 @@ function redriveRoute({ topology, store }: Deps): Route {
     method: 'post',
     path: `${path}/redrive`,
     tag: 'operate',
+    needs: { read: 'queue', write: 'default exchange' },
     summary: 'Return dead letters to the queues where they died',
     description:
       'With `id` one of them, at once. Without, all that are here now: a job, whose progress is at `Location`.',
@@ -118,6 +124,7 @@ function statusRoute({ store }: Deps): Route {
     method: 'get',
     path: `${path}/redrives/:redrive`,
     tag: 'operate',
+    needs: { read: 'queue' },
     summary: 'How far a redrive is',
     answers: { 200: { description: 'Its state and counts.', body: Status } },
     refusals: ['not_found'],
@@ -173,7 +180,7 @@ function notFound(id: string): BrokerError {
 
 function letterJson(message: Peeked, encoding: Encoding) {
   const headers = readHeaders(message.record)
-  const { deaths, error, holder, deliveryCount } = deathHistory(headers)
+  const { deaths, error, holder, deliveryCount, attempts } = deathHistory(headers)
   const reason = headers['x-last-death-reason'] ?? deaths[0]?.reason
   return {
     ...peekedJson(message, 'ready', encoding),
@@ -182,6 +189,7 @@ function letterJson(message: Peeked, encoding: Encoding) {
       reason: typeof reason === 'string' ? reason : undefined,
       lastError: error,
       heldBy: holder,
+      attempts: attempts.flatMap((text) => parseAttempt(text) ?? []),
       deliveryCount,
       history: deaths.map(({ queue, reason, count, timeMs, exchange, routingKeys }) => ({
         queue,

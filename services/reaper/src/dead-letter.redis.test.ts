@@ -40,6 +40,7 @@ test('a letter whose reaper died after storing it arrives once', async (t) => {
     deliveryCount: 1,
     error: '',
     holder: '',
+    attempts: [],
   } as const
   const { message } = deadLetter(
     letter!.record,

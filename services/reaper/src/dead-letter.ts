@@ -80,7 +80,7 @@ export class DeadLetters {
 
   async #publish(
     { vhost, definition, store }: QueueEntry,
-    { ref, record, reason, acquired, holder, failure }: Tally,
+    { ref, record, reason, acquired, holder, failure, attempts }: Tally,
     timeMs: number,
     target: DeadLetterTarget,
   ): Promise<Published | 'cycle' | 'gone'> {
@@ -92,6 +92,7 @@ export class DeadLetters {
       deliveryCount: acquired,
       error: failure,
       holder,
+      attempts,
     }
     const { message, history } = deadLetter(record, death, target, messageIdentity(store, ref))
     await topology.refresh()
