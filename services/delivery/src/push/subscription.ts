@@ -182,9 +182,10 @@ const Shape = z.strictObject({
   perSecond: z.number().min(PER_SECOND_MIN).max(PER_SECOND_MAX).optional().meta({
     description: 'Most requests a second, over all processes. Default: no limit.',
   }),
-  burst: z.int().min(1).max(BURST_MAX).default(1).meta({
+  burst: z.int().min(1).max(BURST_MAX).optional().meta({
     description:
-      'How many may go at once after a pause: in any time t at most perSecond x t + burst.',
+      'How many may go at once after a pause: in any time t at most perSecond x t + burst. Default: ' +
+      'what perSecond allows in a tenth of a second, at least 1.',
   }),
   concurrencyMax: z.int().min(1).max(CONCURRENCY_MAX).default(32).meta({
     description: 'Most requests under way, over all processes.',
@@ -218,7 +219,7 @@ const Breaker = z.strictObject({
     description: 'After so many attempts in a row that found it down, requests stop.',
   }),
   probeMs: z.int().min(PROBE_MS_MIN).max(PROBE_MS_MAX).default(5_000).meta({
-    description: 'How often it is then tried with one message.',
+    description: 'How often it is then tried with one message; the first times sooner.',
   }),
 })
 
