@@ -101,6 +101,7 @@ async function open(publish: (body: Buffer) => void): Promise<Duplex> {
       publish: (_exchange, _routingKey, _mandatory, _immediate, _properties, body) => publish(body),
       ack: () => {},
       nack: () => {},
+      settled: () => undefined,
       closed: () => {},
     }),
   }

@@ -30,6 +30,7 @@ export interface DoorScript {
   method?(channel: Channel, method: ChannelMethod): void | Promise<void>
   publish?(channel: Channel, routingKey: string, body: Buffer, properties: Buffer): void
   ack?(channel: Channel, deliveryTag: number, multiple: boolean): void
+  settled?(): Promise<void> | undefined
   channelClosed?(channel: Channel): void | Promise<void>
   closed?(): void | Promise<void>
   writable?(): void
@@ -149,6 +150,7 @@ function channelHandlerOf(channel: Channel, script: DoorScript, calls: DoorCall[
     nack: (deliveryTag, multiple, requeue) => {
       call('nack', deliveryTag, multiple, requeue)
     },
+    settled: () => script.settled?.(),
     closed: async () => {
       call('channel closed')
       await script.channelClosed?.(channel)

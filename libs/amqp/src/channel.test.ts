@@ -8,6 +8,7 @@ import { waitFor } from '@sluice/testkit'
 import { closing, withDoor } from '../../../test/support/amqp-door.ts'
 import { type AmqpPeer, rawFrame } from '../../../test/support/amqp-peer.ts'
 import { AmqpError } from './amqp-error.ts'
+import type { Channel } from './channel.ts'
 import { encodeContent, encodeMethod } from './frame-writer.ts'
 
 const MiB = 1024 * 1024
@@ -231,6 +232,81 @@ test('no. 22: closes that cross are both answered, and the number is free', asyn
   await client.expect('channel.close', 1)
   await client.expect('channel.close-ok', 1)
   await client.openChannel(1)
+})
+
+test('no. 22: an answer to our close that crossed their own is no error', async (t) => {
+  const script = {
+    method: () => {
+      throw new AmqpError(406, 'no')
+    },
+  }
+  const { loggedIn } = await withDoor(t, script)
+  const client = await loggedIn()
+  client.method(1, { name: 'tx.select' })
+  client.method(1, closeChannel)
+  await client.expect('channel.close', 1)
+  client.method(1, { name: 'channel.close-ok' })
+  await client.expect('channel.close-ok', 1)
+  await client.openChannel(1)
+})
+
+test('what follows a publish on its channel waits for it, the close too', async (t) => {
+  const publishes: (() => void)[] = []
+  let underWay: Promise<void> | undefined
+  const script = {
+    publish: () => {
+      underWay = new Promise((resolve) => publishes.push(resolve))
+    },
+    settled: () => underWay,
+  }
+  const { loggedIn, calls } = await withDoor(t, script)
+  const client = await loggedIn()
+  const heard = () => calls.map(({ what }) => what).slice(3)
+  client.publish(1, '', 'q', 'x')
+  client.method(1, { name: 'tx.select' })
+  await client.openChannel(2) // others do not wait
+  assert.deepEqual(heard(), ['publish', 'channel'])
+  publishes[0]!()
+  await waitFor(() => heard().at(-1) === 'tx.select')
+  client.publish(1, '', 'q', 'x')
+  client.method(1, closeChannel)
+  await client.openChannel(3)
+  assert.equal(heard().at(-1), 'channel')
+  publishes[1]!()
+  await client.expect('channel.close-ok', 1)
+  assert.equal(heard().at(-1), 'channel closed')
+  client.publish(2, '', 'q', 'x')
+  const closed = client.call(
+    0,
+    { ...closeChannel, name: 'connection.close' },
+    'connection.close-ok',
+  )
+  await waitFor(() => publishes.length === 3)
+  assert.equal(heard().at(-1), 'publish')
+  publishes[2]!()
+  await closed
+})
+
+test('a publish that fails behind a method closes the channel, and the method is not heard', async (t) => {
+  const underWay = Promise.withResolvers<void>()
+  let fail = () => {}
+  const script = {
+    publish: (channel: Channel) => {
+      fail = () => channel.fail(new AmqpError(404, 'no exchange'))
+    },
+    settled: () => underWay.promise,
+  }
+  const { loggedIn, calls } = await withDoor(t, script)
+  const client = await loggedIn()
+  client.publish(1, 'missing', 'q', 'x')
+  client.method(1, { name: 'tx.select' })
+  client.method(1, closeChannel)
+  await client.openChannel(2)
+  fail()
+  underWay.resolve()
+  assert.equal((await client.expect('channel.close', 1)).replyCode, 404)
+  await client.expect('channel.close-ok', 1)
+  assert(!calls.some(({ what }) => what === 'tx.select'))
 })
 
 test('no. 22: a client may reopen a channel in the same breath as it closes it', async (t) => {

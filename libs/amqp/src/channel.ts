@@ -54,6 +54,11 @@ export interface ChannelHandler {
   /** basic.nack, and basic.reject with `multiple` false. */
   nack(deliveryTag: number, multiple: boolean, requeue: boolean): void
   /**
+   * Resolves when every publish so far has reached its queues or failed; undefined when that is so.
+   * What a client sends behind a publish sees it: `method` and the end wait for this.
+   */
+  settled(): Promise<void> | undefined
+  /**
    * The channel is gone: return what was not settled. Called exactly once, after the last method;
    * channel.close-ok waits for it when the client closed.
    */
@@ -204,10 +209,10 @@ export class Channel {
     this.#finish().catch(this.connection.report)
   }
 
-  /** For Connection: resolves when no method is under way and no frame waits. */
-  idle(): Promise<void> {
-    if (this.#underWay === undefined) return Promise.resolve()
-    return new Promise((resolve) => this.#idle.push(resolve))
+  /** For Connection: resolves when no method or publish is under way and no frame waits. */
+  async idle(): Promise<void> {
+    if (this.#underWay !== undefined) await new Promise<void>((resolve) => this.#idle.push(resolve))
+    await this.#handler?.settled()
   }
 
   /** For Connection: no frame is taken any more; resolves when the handler has closed. */
@@ -324,10 +329,17 @@ export class Channel {
         if (method.name.startsWith('connection.') || method.name === 'channel.close-ok') {
           throw new AmqpError(REPLY_CODES.commandInvalid, 'unimplemented method')
         }
-        const underWay = this.#handler!.method(method as ChannelMethod)
+        const underWay = this.#behindPublishes(() => this.#handler!.method(method as ChannelMethod))
         if (underWay !== undefined) this.#await(underWay)
       }
     }
+  }
+
+  /** `act` after what was published before; not at all when that has closed the channel. */
+  #behindPublishes(act: () => void | Promise<void>): void | Promise<void> {
+    const settled = this.#handler!.settled()
+    if (settled === undefined) return act()
+    return settled.then(() => (this.open ? act() : undefined))
   }
 
   /** Lets later frames wait until `underWay` is done. */
@@ -362,6 +374,8 @@ export class Channel {
 
   /** The number is free again before close-ok is written: the client may reopen it at once. */
   async #closedByClient(): Promise<void> {
+    await this.#handler!.settled()
+    if (!this.open) return this.#closeCrossed()
     this.#state = 'closed'
     this.#content.reset()
     await this.#end()
@@ -374,10 +388,18 @@ export class Channel {
   #handleClosing(type: number, payload: Buffer): void {
     if (type !== FRAME.method || this.#state !== 'closing') return
     const id = readMethodId(payload)
-    if (id !== CLOSE && id !== CLOSE_OK) return
+    if (id === CLOSE) this.#closeCrossed()
+    if (id !== CLOSE_OK) return
     this.#state = 'closed'
     this.connection.forget(this, this.#finish())
-    if (id === CLOSE) this.#closeOk()
+  }
+
+  /** A publish before it has failed, and our channel.close is on its way: this answers theirs. */
+  #closeCrossed(): void {
+    if (this.#state !== 'closing') return
+    this.#state = 'closed'
+    this.connection.forget(this, this.#finish())
+    this.#closeOk()
   }
 
   #closeOk(): void {

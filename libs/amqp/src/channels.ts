@@ -4,10 +4,12 @@ import { type Channel, readMethod, readMethodId, strangeFrame } from './channel.
 import { FRAME } from './frame-reader.ts'
 import { METHOD_IDS } from './spec.ts'
 
-const SETTLES: ReadonlySet<number> = new Set([
+/** What may still come for a channel that is gone: acknowledgements, and answers to our close. */
+const LATE: ReadonlySet<number> = new Set([
   METHOD_IDS['basic.ack'],
   METHOD_IDS['basic.nack'],
   METHOD_IDS['basic.reject'],
+  METHOD_IDS['channel.close-ok'],
 ])
 
 export class Channels {
@@ -29,8 +31,8 @@ export class Channels {
   }
 
   /**
-   * Whether a frame for a channel that is not open is its channel.open; false for one to ignore, an
-   * acknowledgement that crossed our close. Throws AmqpError for any other.
+   * Whether a frame for a channel that is not open is its channel.open; false for one to ignore,
+   * which crossed a close. Throws AmqpError for any other.
    */
   opens(type: number, id: number, payload: Buffer, channelMax: number): boolean {
     if (type === FRAME.header || type === FRAME.body) {
@@ -42,7 +44,7 @@ export class Channels {
     if (type !== FRAME.method) throw strangeFrame(type, payload)
     const methodId = readMethodId(payload)
     if (methodId !== METHOD_IDS['channel.open']) {
-      if (this.#wasOpen(id) && SETTLES.has(methodId)) return false
+      if (this.#wasOpen(id) && LATE.has(methodId)) return false
       throw new AmqpError(REPLY_CODES.channelError, "expected 'channel.open'", methodId)
     }
     readMethod(methodId, payload)

@@ -256,6 +256,7 @@ class Books {
       },
       ack: maybeRefuse,
       nack: maybeRefuse,
+      settled: () => (random.chance(0.3) ? this.#maybeLater() : undefined),
       closed: async () => {
         hear()
         closed = true

@@ -10,7 +10,7 @@ import { withDeliveryCount } from './delivery-count.ts'
 import { type Outcome, Outstanding, REJECTED, REQUEUED } from './outstanding.ts'
 import { Publishing } from './publishing.ts'
 import { notFound, notImplemented, precondition, refused } from './reply.ts'
-import type { Answer } from './reply-to.ts'
+import { type Answer, REPLY_TO } from './reply-to.ts'
 import type { Session } from './session.ts'
 import {
   bindExchange,
@@ -138,6 +138,10 @@ export class ChannelSession implements ChannelHandler {
     })
   }
 
+  settled(): Promise<void> | undefined {
+    return this.#publishing.settled()
+  }
+
   async closed(): Promise<void> {
     this.#ended()
     const forgotten = this.#consuming.close()
@@ -233,9 +237,9 @@ export class ChannelSession implements ChannelHandler {
     }
   }
 
-  /** 54. */
+  /** 54: the name that all consume is there; an address is while somebody waits at it. */
   async #declareReplyQueue(queue: string): Promise<void> {
-    if (!(await this.session.context.replyTo.knows(queue))) {
+    if (queue !== REPLY_TO && !(await this.session.context.replyTo.knows(queue))) {
       throw notFound(`no queue '${queue}' in vhost '${this.session.vhost}'`)
     }
     this.channel.send({ name: 'queue.declare-ok', queue, messageCount: 0, consumerCount: 1 })

@@ -46,6 +46,8 @@ export class Publishing implements PublishReply {
   readonly #session: Session
   readonly #channel: Channel
   readonly #open = new Map<number, Open>()
+  /** Who waits until nothing is under way. */
+  #idle: (() => void)[] = []
   #nextToken = 1
   /** Refused for want of memory, and those that came after them: in order, until there is some. */
   #held: Open[] = []
@@ -86,6 +88,12 @@ export class Publishing implements PublishReply {
     return new Promise((done) => this.#send({ message, mandatory, number: 0, done }))
   }
 
+  /** Resolves when nothing is under way; what is held for want of memory does not count. */
+  settled(): Promise<void> | undefined {
+    if (this.#open.size === 0) return undefined
+    return new Promise((resolve) => this.#idle.push(resolve))
+  }
+
   #send(open: Open): void {
     // Not read on while too much of this connection is on its way to Redis.
     this.#channel.connection.waiting(sizeOf(open.message))
@@ -101,8 +109,15 @@ export class Publishing implements PublishReply {
 
   published(token: number, outcome: Published, queues: readonly QueueEntry[]): void {
     const open = this.#open.get(token)!
-    const { message, mandatory, number, done } = open
     this.#open.delete(token)
+    this.#ended(open, outcome, queues)
+    if (this.#open.size === 0 && this.#idle.length > 0) {
+      for (const resolve of this.#idle.splice(0)) resolve()
+    }
+  }
+
+  #ended(open: Open, outcome: Published, queues: readonly QueueEntry[]): void {
+    const { message, mandatory, number, done } = open
     if (outcome === 'memory-high' && this.#channel.open) {
       this.#hold(open) // 18
       return

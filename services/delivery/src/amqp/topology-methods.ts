@@ -108,14 +108,15 @@ async function declare(
   const { topology } = session.context.deps
   const { vhost, id } = session
   const { [NAME_PREFIX]: prefix, ...args } = method.arguments
+  // 41: also one that is there, by whatever name the server gave it.
+  if (name.startsWith(RESERVED_PREFIX)) {
+    throw refused(`queue name '${name}' contains reserved prefix 'amq.*'`)
+  }
   const known = topology.table.queue(vhost, name)
   if (known) {
     session.checkAccess(known)
     // 44: an exclusive queue declared again as shared, or the other way round.
     if ((known.definition.exclusive !== '') !== method.exclusive) throw notSame(session, name)
-  }
-  if (!known && name.startsWith(RESERVED_PREFIX)) {
-    throw refused(`queue name '${name}' contains reserved prefix 'amq.*'`)
   }
   const { definition, tolerated } = await topology.declareQueue(vhost, {
     name: name === '' && typeof prefix === 'string' ? prefixed(prefix) : name,
