@@ -4,19 +4,14 @@ import { type Config, maskedConfig } from '@sluice/config'
 import type { Report } from '@sluice/core'
 import { Credentials, keptPassword } from '@sluice/security'
 import { openStore, type Store } from '@sluice/store'
-import {
-  type Logger,
-  Metrics,
-  openLog,
-  QUEUES_MEASURED_MAX,
-  type QueueGauge,
-  reportTo,
-} from '@sluice/telemetry'
+import { type Logger, type Metrics, openLog, reportTo, type Tracing } from '@sluice/telemetry'
 import { openTopology, Publisher, type Topology } from '@sluice/topology'
+import { measure, openExports, openMetrics } from './observe.ts'
 
 export interface Deps {
   readonly log: Logger
   readonly metrics: Metrics
+  readonly tracing: Tracing
   /** Where errors go that no caller waits for. */
   readonly report: Report
   readonly credentials: Credentials
@@ -50,40 +45,34 @@ export async function openDeps(
   log.debug(maskedConfig(config), 'settings')
   const password = config.adminPassword ?? (await keptPassword(config.dataDir))
   const credentials = new Credentials(config.adminUser, password)
+  const metrics = openMetrics(config)
+  const redisRoundTrip = metrics.histogram('redisRoundTrip', {})
   const store = await openStore({
     url: config.redisUrl,
     report,
     durability: config.durability,
     memoryHigh: config.memoryHigh,
     allowEviction: config.allowEviction,
+    roundTrip: (seconds) => redisRoundTrip.observe(seconds),
   })
   try {
     for (const warning of store.warnings()) log.warn(warning)
     const topology = await openTopology(store, report, {
       deadLetterTtlMs: config.deadLetterRetentionMs,
     })
-    const metrics = new Metrics()
-    metrics.measureQueues(() => queueGauges(topology))
+    measure(metrics, store, topology)
+    const exports = await openExports(config, metrics, store.slot.name, log)
+    const { tracing } = exports
     const close = async () => {
-      await metrics.close()
+      await exports.close()
+      metrics.close()
       await topology.close()
       await store.close()
     }
-    const publisher = new Publisher(topology, report)
-    return { log, metrics, report, credentials, store, topology, publisher, stopping, close }
+    const publisher = new Publisher(topology, report, tracing)
+    return { log, metrics, tracing, report, credentials, store, topology, publisher, stopping, close }
   } catch (error) {
     await store.close()
     throw error
   }
-}
-
-async function queueGauges({ table }: Topology): Promise<QueueGauge[]> {
-  const queues = [...table.vhosts()].flatMap((vhost) => [...table.queues(vhost)])
-  const measured = queues
-    .slice(0, QUEUES_MEASURED_MAX)
-    .map(async ({ vhost, definition, store }) => {
-      const { ready, unacked, delayed } = await store.stats()
-      return { vhost, queue: definition.name, ready, unacked, delayed }
-    })
-  return Promise.all(measured)
 }

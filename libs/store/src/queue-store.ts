@@ -393,6 +393,11 @@ export class QueueStore implements AppendTarget {
     }
   }
 
+  /** How long the oldest ready message has been stored; 0 = none is ready. */
+  oldestMs(): Promise<number> {
+    return this.#run(scripts.oldest(this.#context.work, this.base, [this.scriptOptions]))
+  }
+
   /** The counters that the scripts keep. */
   stats(): Promise<QueueStats> {
     return this.#run(readStats(this.#context.work, this.base))

@@ -30,6 +30,8 @@ export interface StoreOptions {
   readonly appendTimeoutMs?: number
   /** How long an append waits for replicas. */
   readonly replicaTimeoutMs?: number
+  /** Hears each second how long Redis took to answer, behind what is under way. */
+  readonly roundTrip?: (seconds: number) => void
 }
 
 /**
@@ -128,6 +130,7 @@ export class Store {
       },
     }
     this.#stateTimer = setInterval(() => {
+      this.#measureRoundTrip()
       readServerState(work).then(
         (state) => {
           this.#state = state
@@ -188,6 +191,31 @@ export class Store {
     } catch (error) {
       throw unavailable(error)
     }
+  }
+
+  /** Whether Redis answered within the last second. */
+  get reachable(): boolean {
+    return this.#stateFresh
+  }
+
+  /** Whether publishes are refused for want of memory. */
+  get memoryHigh(): boolean {
+    return this.#memoryHigh
+  }
+
+  /** What was promised and cannot be kept at the moment; a sentence each. Shortage is none. */
+  broken(): string[] {
+    const { aof, evictionPolicy, persistenceFailing } = this.#state
+    const promised = this.#options.durability ?? 'memory'
+    const broken: string[] = []
+    if (!this.canPromise(promised)) broken.push(`Durability ${promised} cannot be had.`)
+    if (persistenceFailing) {
+      broken.push(`Redis cannot write its ${aof ? 'AOF' : 'snapshot'} to disk.`)
+    }
+    if (evictionPolicy !== 'noeviction' && !this.#options.allowEviction) {
+      broken.push(`Redis may delete messages: maxmemory-policy is ${evictionPolicy}.`)
+    }
+    return broken
   }
 
   /** What the server was like at most a second ago. */
@@ -304,6 +332,16 @@ export class Store {
       const flushes = this.#flushes.splice(0)
       for (const run of flushes) run()
     })
+  }
+
+  #measureRoundTrip(): void {
+    const { roundTrip } = this.#options
+    if (roundTrip === undefined) return
+    const from = performance.now()
+    this.#work.ping().then(
+      () => roundTrip((performance.now() - from) / 1_000),
+      () => {}, // `reachable` tells
+    )
   }
 
   get #memoryHigh(): boolean {

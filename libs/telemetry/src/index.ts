@@ -1,12 +1,10 @@
+export { type Family, renderText, type Series } from './exposition.ts'
+export { Histogram } from './histogram.ts'
 export { type Logger, openLog, reportTo } from './log.ts'
-export {
-  type Count,
-  METRICS,
-  Metrics,
-  QUEUES_MEASURED_MAX,
-  type QueueGauge,
-  renderMetrics,
-} from './metrics.ts'
+export { METRICS, QUEUES_MEASURED_MAX, renderMetrics } from './metric-list.ts'
+export { type Count, Metrics, type QueueSource } from './metrics.ts'
+export { exportMetrics } from './otlp-metrics.ts'
+export type { QueueReading } from './queue-figures.ts'
 export {
   readTraceContext,
   TRACE_FIELDS,

@@ -1,271 +1,211 @@
 /**
- * Every metric, declared once: docs/metrics.md renders from this list, and a label takes no value
- * that is not listed, so that the number of series is bounded.
+ * What a process counts, and what it reads when somebody looks.
  *
- * Names are Prometheus's: base units, `_total` on counters. Counters are plain numbers that are
- * read when somebody looks: counting a message costs an addition.
+ * Counts are plain numbers and histograms plain arrays: counting a message costs an addition. All
+ * series are declared in metric-list.ts, and bounded.
  */
 import { monitorEventLoopDelay } from 'node:perf_hooks'
-import type { Histogram } from '@opentelemetry/api'
-import { PrometheusExporter, PrometheusSerializer } from '@opentelemetry/exporter-prometheus'
-import { MeterProvider } from '@opentelemetry/sdk-metrics'
-
-const DOORS = ['http', 'amqp', 'websocket', 'broker'] as const
-const OUTCOMES = [
-  'stored',
-  'duplicate',
-  'unroutable',
-  'full',
-  'gone',
-  'not-durable',
-  'unavailable',
-  'memory-high',
-] as const
-const SETTLEMENTS = [
-  'settled',
-  'retried',
-  'released',
-  'dead-lettered',
-  'extended',
-  'stale',
-  'unavailable',
-] as const
-const REASONS = ['rejected', 'expired', 'maxlen', 'delivery_limit'] as const
-
-interface Metric {
-  readonly name: string
-  readonly kind: 'counter' | 'gauge' | 'histogram'
-  /** Label -> the values it takes; `any` where code bounds them otherwise. */
-  readonly labels: Readonly<Record<string, readonly string[] | 'any'>>
-  readonly doc: string
-}
-
-export const METRICS = {
-  published: {
-    name: 'sluice_messages_published_total',
-    kind: 'counter',
-    labels: { door: DOORS, outcome: OUTCOMES },
-    doc: 'Publishes by what became of them. `stored` and `duplicate` were confirmed.',
-  },
-  publishedBytes: {
-    name: 'sluice_messages_published_bytes_total',
-    kind: 'counter',
-    labels: { door: DOORS },
-    doc: 'Bytes of the bodies taken in, whatever became of them.',
-  },
-  leased: {
-    name: 'sluice_messages_leased_total',
-    kind: 'counter',
-    labels: { door: DOORS },
-    doc: 'Deliveries handed to consumers, redeliveries included.',
-  },
-  settled: {
-    name: 'sluice_messages_settled_total',
-    kind: 'counter',
-    labels: { door: DOORS, outcome: SETTLEMENTS },
-    doc: 'Settlements by outcome. `stale` ones came too late and changed nothing.',
-  },
-  deadLettered: {
-    name: 'sluice_messages_dead_lettered_total',
-    kind: 'counter',
-    labels: { reason: REASONS },
-    doc: 'Messages moved to their dead letters by this process, by reason.',
-  },
-  reclaimed: {
-    name: 'sluice_messages_reclaimed_total',
-    kind: 'counter',
-    labels: {},
-    doc: 'Messages taken back from processes that died, by this process.',
-  },
-  ackTimeouts: {
-    name: 'sluice_amqp_ack_timeouts_total',
-    kind: 'counter',
-    labels: {},
-    doc: 'AMQP deliveries that were not settled in time and went back to their queue.',
-  },
-  toleratedRedeclares: {
-    name: 'sluice_tolerated_redeclares_total',
-    kind: 'counter',
-    labels: {},
-    doc: 'Declarations that differed from the queue or exchange that is there, in vhosts that tolerate it.',
-  },
-  httpRequests: {
-    name: 'sluice_http_request_duration_seconds',
-    kind: 'histogram',
-    labels: { route: 'any', status: ['1xx', '2xx', '3xx', '4xx', '5xx'] },
-    doc: 'HTTP requests from their headers to the end of the answer. `route` is method and path as declared; long polls are in it.',
-  },
-  eventLoopDelay: {
-    name: 'sluice_event_loop_delay_seconds',
-    kind: 'gauge',
-    labels: { quantile: ['0.5', '0.99', '1'] },
-    doc: 'How late timers ran since the last look; high values mean that this process lacks CPU.',
-  },
-  residentBytes: {
-    name: 'sluice_process_resident_memory_bytes',
-    kind: 'gauge',
-    labels: {},
-    doc: 'Memory of this process.',
-  },
-  queueMessages: {
-    name: 'sluice_queue_messages',
-    kind: 'gauge',
-    labels: { vhost: 'any', queue: 'any', state: ['ready', 'unacked', 'delayed'] },
-    doc: 'Messages by queue and state, for the first 200 queues by name.',
-  },
-} as const satisfies Record<string, Metric>
-
-type Counter = {
-  [K in keyof typeof METRICS]: (typeof METRICS)[K]['kind'] extends 'counter' ? K : never
-}[keyof typeof METRICS]
-type Labels<K extends Counter> = {
-  readonly [L in keyof (typeof METRICS)[K]['labels']]: (typeof METRICS)[K]['labels'][L] extends readonly (infer V)[]
-    ? V
-    : string
-}
+import { type Family, renderText, type Series } from './exposition.ts'
+import { Histogram } from './histogram.ts'
+import {
+  type KeysOf,
+  type Labels,
+  METRICS,
+  type Metric,
+  type MetricKey,
+  QUEUES_MEASURED_MAX,
+} from './metric-list.ts'
+import { QueueFigures, type QueueReading } from './queue-figures.ts'
 
 /** A number that only grows. Hot paths keep it and add to it. */
 export interface Count {
   value: number
 }
 
-export interface QueueGauge {
-  readonly vhost: string
-  readonly queue: string
-  readonly ready: number
-  readonly unacked: number
-  readonly delayed: number
+/** Where the figures of queues come from. */
+export interface QueueSource {
+  /** Called when somebody looks; at most QUEUES_MEASURED_MAX are shown. */
+  read(): Promise<readonly QueueReading[]>
+  exists(vhost: string, queue: string): boolean
+  /** How many there are. */
+  count(): number
 }
-
-/** Queues that have series of their own; more would swamp whoever stores them. */
-export const QUEUES_MEASURED_MAX = 200
 
 /** Interval of the timer whose lateness is measured. */
 const EVENT_LOOP_RESOLUTION_MS = 20
+/** A second reader within this time sees the same lateness, ms. */
+const EVENT_LOOP_WINDOW_MS = 10_000
 
-/** Boundaries of the duration histogram in seconds: from a publish to a long poll. */
-const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
+/** What series beyond the bound are summed up under. */
+const OTHERS = { vhost: '', queue: '(others)' }
+
+type Texts = Readonly<Record<string, string>>
+
+interface Kept<T> {
+  readonly labels: Texts
+  readonly value: T
+}
 
 export class Metrics {
-  readonly #counts = new Map<
-    Counter,
-    Map<string, { labels: Record<string, string>; count: Count }>
-  >()
-  readonly #reader = new PrometheusExporter({ preventServerStart: true })
-  readonly #serializer = new PrometheusSerializer('', false, undefined, true, true)
-  readonly #provider = new MeterProvider({ readers: [this.#reader] })
-  readonly #meter = this.#provider.getMeter('sluice')
+  /** Whether histograms by queue are kept. */
+  readonly byQueue: boolean
+  readonly #counts = new Map<MetricKey, Map<string, Kept<Count>>>()
+  readonly #histograms = new Map<MetricKey, Map<string, Kept<Histogram>>>()
+  readonly #gauges = new Map<MetricKey, Kept<() => number | undefined>[]>()
   readonly #eventLoop = monitorEventLoopDelay({ resolution: EVENT_LOOP_RESOLUTION_MS })
-  readonly #httpRequests: Histogram
-  #queues: () => Promise<readonly QueueGauge[]> = async () => []
+  #eventLoopRead = { atMs: Number.NEGATIVE_INFINITY, seconds: [0, 0, 0] }
+  #queues: QueueSource | undefined
+  readonly #figures = new QueueFigures()
 
-  constructor() {
-    this.#httpRequests = this.#meter.createHistogram(METRICS.httpRequests.name, {
-      description: METRICS.httpRequests.doc,
-      advice: { explicitBucketBoundaries: SECONDS },
-    })
-    for (const [key, metric] of Object.entries<Metric>(METRICS)) {
-      if (metric.kind === 'counter') this.#observeCounts(key as Counter, metric)
-    }
-    this.#observeProcess()
-    this.#gauge('queueMessages').addCallback(async (result) => {
-      const queues = await this.#queues()
-      for (const { vhost, queue, ...states } of queues.slice(0, QUEUES_MEASURED_MAX)) {
-        for (const state of ['ready', 'unacked', 'delayed'] as const) {
-          result.observe(states[state], { vhost, queue, state })
-        }
-      }
-    })
+  constructor({ byQueue = true }: { readonly byQueue?: boolean } = {}) {
+    this.byQueue = byQueue
     this.#eventLoop.enable()
+    this.gauge('residentBytes', {}, () => process.memoryUsage.rss())
+    this.gauge('heapBytes', {}, () => process.memoryUsage().heapUsed)
+    METRICS.eventLoopDelay.labels.quantile.forEach((quantile, index) => {
+      this.gauge('eventLoopDelay', { quantile }, () => this.#eventLoopSeconds()[index])
+    })
   }
 
   /** The one count of these labels. */
-  count<K extends Counter>(key: K, labels: Labels<K>): Count {
-    const series = this.#counts.get(key)!
-    const id = JSON.stringify(labels, Object.keys(labels).sort())
-    let entry = series.get(id)
-    if (entry === undefined) {
-      entry = { labels: { ...labels } as Record<string, string>, count: { value: 0 } }
-      series.set(id, entry)
-    }
-    return entry.count
+  count<K extends KeysOf<'counter'>>(key: K, labels: Labels<K>): Count {
+    return this.#series(this.#counts, key, labels as Texts, () => ({ value: 0 }))
+  }
+
+  /** The one histogram of these labels. */
+  histogram<K extends KeysOf<'histogram'>>(key: K, labels: Labels<K>): Histogram {
+    const make = () => new Histogram(METRICS[key].bounds)
+    return this.#series(this.#histograms, key, labels as Texts, make)
+  }
+
+  /** A value that is asked for when somebody looks; left out while undefined. */
+  gauge<K extends KeysOf<'gauge'>>(
+    key: K,
+    labels: Labels<K>,
+    read: () => number | undefined,
+  ): void {
+    const list = this.#gauges.get(key) ?? []
+    this.#gauges.set(key, [...list, { labels: labels as Texts, value: read }])
   }
 
   httpRequest(route: string, status: number, seconds: number): void {
-    this.#httpRequests.record(seconds, {
-      route,
-      status: STATUS_CLASSES[Math.floor(status / 100)] ?? '5xx',
-    })
+    const group = STATUS_CLASSES[Math.floor(status / 100)] ?? '5xx'
+    this.histogram('httpRequests', { route, status: group }).observe(seconds)
   }
 
-  /** Says where the queue gauges come from. `read` is called when somebody looks. */
-  measureQueues(read: () => Promise<readonly QueueGauge[]>): void {
-    this.#queues = read
+  /** Says where the figures of queues come from. */
+  measureQueues(source: QueueSource): void {
+    this.#queues = source
+    this.gauge('queues', {}, () => source.count())
   }
 
-  /** All metrics in Prometheus's text format. A gauge that cannot be read is left out. */
+  /** What every metric is at the moment; those of queues are left out when they cannot be read. */
+  async families(): Promise<Family[]> {
+    this.#prune()
+    const read = await this.readQueues()
+    const ofQueues = this.#figures.series(read)
+    return Object.entries<Metric>(METRICS).map(([key, { name, kind, doc }]) => ({
+      name,
+      kind,
+      doc,
+      series: [...this.#own(key as MetricKey), ...(ofQueues.get(key as MetricKey) ?? [])],
+    }))
+  }
+
+  /** The measured queues; none when they cannot be read. */
+  async readQueues(): Promise<readonly QueueReading[]> {
+    try {
+      const read = (await this.#queues?.read()) ?? []
+      return read.slice(0, QUEUES_MEASURED_MAX)
+    } catch {
+      return [] // Redis is away, which other metrics tell
+    }
+  }
+
+  /** All metrics in Prometheus's text format. */
   async text(): Promise<string> {
-    const { resourceMetrics } = await this.#reader.collect()
-    return this.#serializer.serialize(resourceMetrics)
+    return renderText(await this.families())
   }
 
-  async close(): Promise<void> {
+  close(): void {
     this.#eventLoop.disable()
-    await this.#provider.shutdown()
   }
 
-  #gauge(key: keyof typeof METRICS) {
-    const { name, doc } = METRICS[key]
-    return this.#meter.createObservableGauge(name, { description: doc })
+  #own(key: MetricKey): Series[] {
+    const series: Series[] = []
+    for (const { labels, value } of this.#counts.get(key)?.values() ?? []) {
+      series.push({ labels, value: value.value })
+    }
+    for (const { labels, value } of this.#histograms.get(key)?.values() ?? []) {
+      series.push({ labels, value })
+    }
+    for (const { labels, value } of this.#gauges.get(key) ?? []) {
+      const now = value()
+      if (now !== undefined) series.push({ labels, value: now })
+    }
+    return series
   }
 
-  #observeCounts(key: Counter, { name, doc }: Metric): void {
-    const series = new Map<string, { labels: Record<string, string>; count: Count }>()
-    this.#counts.set(key, series)
-    const counter = this.#meter.createObservableCounter(name, { description: doc })
-    counter.addCallback((result) => {
-      for (const { labels, count } of series.values()) result.observe(count.value, labels)
-    })
+  #series<T>(
+    all: Map<MetricKey, Map<string, Kept<T>>>,
+    key: MetricKey,
+    given: Texts,
+    make: () => T,
+  ): T {
+    let series = all.get(key)
+    if (series === undefined) {
+      series = new Map()
+      all.set(key, series)
+    }
+    let labels = given
+    let known = series.get(idOf(labels))
+    if (known === undefined && series.size >= seriesMax(METRICS[key])) {
+      labels = { ...given, ...('queue' in given && OTHERS) }
+      known = series.get(idOf(labels))
+    }
+    if (known === undefined) {
+      known = { labels: { ...labels }, value: make() }
+      series.set(idOf(labels), known)
+    }
+    return known.value
   }
 
-  #observeProcess(): void {
-    this.#gauge('eventLoopDelay').addCallback((result) => {
-      for (const quantile of METRICS.eventLoopDelay.labels.quantile) {
-        const ns = this.#eventLoop.percentile(Number(quantile) * 100)
-        // A timer in time counts its whole interval.
-        const delayNs = ns - EVENT_LOOP_RESOLUTION_MS * 1e6
-        result.observe(Math.max(delayNs, 0) / 1e9, { quantile })
+  /** Lets go of series whose queue was deleted. */
+  #prune(): void {
+    const source = this.#queues
+    if (source === undefined) return
+    for (const all of [this.#counts, this.#histograms]) {
+      for (const series of all.values()) {
+        for (const [id, { labels }] of series) {
+          const { vhost, queue } = labels
+          if (vhost === undefined || queue === undefined || queue === OTHERS.queue) continue
+          if (!source.exists(vhost, queue)) series.delete(id)
+        }
       }
-      this.#eventLoop.reset()
+    }
+  }
+
+  #eventLoopSeconds(): readonly number[] {
+    const now = performance.now()
+    if (now - this.#eventLoopRead.atMs < EVENT_LOOP_WINDOW_MS) return this.#eventLoopRead.seconds
+    const seconds = METRICS.eventLoopDelay.labels.quantile.map((quantile) => {
+      const ns = this.#eventLoop.percentile(Number(quantile) * 100)
+      // A timer in time counts its whole interval.
+      return Math.max(ns - EVENT_LOOP_RESOLUTION_MS * 1e6, 0) / 1e9
     })
-    this.#gauge('residentBytes').addCallback((result) => result.observe(process.memoryUsage.rss()))
+    this.#eventLoop.reset()
+    this.#eventLoopRead = { atMs: now, seconds }
+    return seconds
   }
 }
 
-const STATUS_CLASSES = ['5xx', '1xx', '2xx', '3xx', '4xx', '5xx']
+const STATUS_CLASSES = ['5xx', '1xx', '2xx', '3xx', '4xx', '5xx'] as const
 
-/** The text of docs/metrics.md. */
-export function renderMetrics(): string {
-  const rows = Object.values<Metric>(METRICS).map(({ name, kind, labels, doc }) => {
-    const names = Object.entries(labels).map(([label, values]) =>
-      values === 'any' ? `\`${label}\`` : `\`${label}\`: ${values.join(', ')}`,
-    )
-    return `| \`${name}\` | ${kind} | ${names.join('; ')} | ${doc} |`
-  })
-  return [
-    '# Metrics',
-    '',
-    '`GET /metrics` answers in Prometheus’s text format and needs the admin credential, as a Bearer token',
-    'or as Basic. Each process counts what it did itself; sum over processes. Queue gauges come from Redis',
-    'and are the same whoever is asked: take their maximum.',
-    '',
-    'Try it: `curl -u admin:$(cat .data/admin-password) http://127.0.0.1:8080/metrics`.',
-    '',
-    '| Name | Kind | Labels | Meaning |',
-    '| --- | --- | --- | --- |',
-    ...rows,
-    '',
-    'Generated from `libs/telemetry/src/metrics.ts` by `npm run generate`.',
-    '',
-  ].join('\n')
+const idOf = (labels: Texts): string => JSON.stringify(labels, Object.keys(labels).sort())
+
+/** Most series of a metric before queues share one. */
+function seriesMax({ labels }: Metric): number {
+  if (!('queue' in labels)) return Number.POSITIVE_INFINITY
+  const values = Object.values(labels).map((known) => (known === 'any' ? 1 : known.length))
+  return QUEUES_MEASURED_MAX * values.reduce((product, count) => product * count, 1)
 }

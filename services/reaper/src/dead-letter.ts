@@ -62,9 +62,11 @@ export class DeadLetters {
     const dropped = refs('dropped')
     if (moved.length > 0) await entry.store.bury(moved, 'deadLettered')
     if (dropped.length > 0) await entry.store.bury(dropped, 'dropped')
+    const { vhost, definition } = entry
     letters.forEach(({ reason }, i) => {
       if (fates[i] !== 'moved') return
-      this.#deps.metrics.count('deadLettered', { reason: reason as DeathReason }).value++
+      const labels = { vhost, queue: definition.name, reason: reason as DeathReason }
+      this.#deps.metrics.count('deadLettered', labels).value++
     })
     this.#tell(entry, moved.length, dropped.length)
     return moved.length + dropped.length

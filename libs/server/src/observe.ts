@@ -1,0 +1,113 @@
+/** What a process tells of itself: gauges of the store and the queues, and where it is sent. */
+import { readFileSync } from 'node:fs'
+import type { Config } from '@sluice/config'
+import type { Store } from '@sluice/store'
+import {
+  exportMetrics,
+  type Logger,
+  Metrics,
+  openTracing,
+  QUEUES_MEASURED_MAX,
+  type QueueReading,
+  Tracing,
+} from '@sluice/telemetry'
+import type { QueueEntry, Topology } from '@sluice/topology'
+
+/** Queues read at once: a look must not fill the connection that settlements go through. */
+const QUEUES_AT_ONCE = 20
+
+export function openMetrics({ queueHistograms }: Config): Metrics {
+  return new Metrics({ byQueue: queueHistograms })
+}
+
+/** Says where the figures of Redis and of the queues come from. */
+export function measure(metrics: Metrics, store: Store, topology: Topology): void {
+  metrics.gauge('redisUp', {}, () => (store.reachable ? 1 : 0))
+  metrics.gauge('redisUsedBytes', {}, () => store.state.usedMemory)
+  metrics.gauge('redisMaxBytes', {}, () => store.state.maxMemory)
+  metrics.gauge('memoryHigh', {}, () => (store.memoryHigh ? 1 : 0))
+  metrics.gauge('promisesBroken', {}, () => store.broken().length)
+  metrics.measureQueues({
+    read: () => readQueues(topology),
+    exists: (vhost, queue) => topology.table.queue(vhost, queue) !== undefined,
+    count: () => {
+      const { table } = topology
+      return table.vhosts().reduce((sum, vhost) => sum + table.queues(vhost).length, 0)
+    },
+  })
+}
+
+/** The first queues by name, a few at a time. Rejects when Redis is away. */
+async function readQueues({ table }: Topology): Promise<QueueReading[]> {
+  const first = firstQueues(table.vhosts().map((vhost) => table.queues(vhost)))
+  const readings: QueueReading[] = []
+  for (let at = 0; at < first.length; at += QUEUES_AT_ONCE) {
+    readings.push(...(await Promise.all(first.slice(at, at + QUEUES_AT_ONCE).map(readQueue))))
+  }
+  return readings
+}
+
+function firstQueues(lists: readonly (readonly QueueEntry[])[]): QueueEntry[] {
+  const first: QueueEntry[] = []
+  for (const list of lists) {
+    first.push(...list.slice(0, QUEUES_MEASURED_MAX - first.length))
+    if (first.length >= QUEUES_MEASURED_MAX) break
+  }
+  return first
+}
+
+async function readQueue({ vhost, definition, store }: QueueEntry): Promise<QueueReading> {
+  const [stats, oldestMs] = await Promise.all([store.stats(), store.oldestMs()])
+  return { ...stats, vhost, queue: definition.name, oldestMs }
+}
+
+interface Exports {
+  readonly tracing: Tracing
+  /** Sends what is left, bounded. */
+  close(): Promise<void>
+}
+
+/** Starts sending traces and metrics where settings say so; else loads nothing. */
+export async function openExports(
+  config: Config,
+  metrics: Metrics,
+  instance: string,
+  log: Logger,
+): Promise<Exports> {
+  const { otlpEndpoint: endpoint, otlpMetricsMs: everyMs } = config
+  if (endpoint === undefined) return { tracing: Tracing.OFF, close: async () => {} }
+  const target = {
+    endpoint,
+    headers: parseHeaders(config.otlpHeaders),
+    serviceName: config.serviceName,
+    serviceVersion: version(),
+    instance,
+    report: (error: unknown) => log.warn({ err: error }, 'an export by OTLP failed'),
+  }
+  const tracing = config.traces
+    ? await openTracing({ ...target, ratio: config.tracesRatio })
+    : Tracing.OFF
+  const endMetrics = everyMs > 0 ? await exportMetrics(metrics, { ...target, everyMs }) : undefined
+  return {
+    tracing,
+    close: async () => {
+      await Promise.all([tracing.close(), endMetrics?.().catch(target.report)])
+    },
+  }
+}
+
+function parseHeaders(text: string | undefined): Record<string, string> {
+  const pairs = (text ?? '').split(',').filter((pair) => pair !== '')
+  return Object.fromEntries(
+    pairs.map((pair) => {
+      const at = pair.indexOf('=')
+      return [pair.slice(0, at).trim(), decodeURIComponent(pair.slice(at + 1).trim())]
+    }),
+  )
+}
+
+/** Of this broker. */
+export function version(): string {
+  const file = new URL('../package.json', import.meta.url)
+  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version
+}
