@@ -5,7 +5,7 @@ const settings: readonly Setting[] = Object.values(SETTINGS)
 
 function fallback({ schema }: Setting): string | undefined {
   const parsed = schema.safeParse(undefined)
-  return parsed.success && parsed.data !== undefined ? String(parsed.data) : undefined
+  return parsed.success ? String(parsed.data ?? '') || undefined : undefined
 }
 
 /** The text of docs/configuration.md. */

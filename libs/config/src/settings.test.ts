@@ -70,3 +70,22 @@ test('the page and the Helm block name every setting', () => {
     assert.match(renderHelmEnv(), new RegExp(`^  ${env}: `, 'm'))
   }
 })
+
+test('what push may reach is a list of networks, addresses, hosts and domains', () => {
+  const list = (text: string) => loadConfig({ REDIS_URL, SLUICE_PUSH_ALLOW: text }).pushAllow
+  assert.deepEqual(list(''), [])
+  const entries = ['10.0.0.0/8', '::1', 'fd00::/8', 'localhost', '*.corp.example']
+  assert.deepEqual(list(`${entries.join(' , ')},`), entries)
+  for (const wrong of [
+    '10.0.0.0/33',
+    '1.2.3',
+    '1.2.3.4.5',
+    'http://a',
+    'a b',
+    '*',
+    'a/8',
+    '::/129',
+  ]) {
+    assert.throws(() => list(wrong), /SLUICE_PUSH_ALLOW: is a list/, wrong)
+  }
+})

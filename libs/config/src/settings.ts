@@ -6,6 +6,7 @@
  * say. What belongs to one queue (its TTL, limits, retries) is an argument or policy of that queue,
  * never a setting.
  */
+import { isIP } from 'node:net'
 import { type Durability, limits } from '@sluice/core'
 import { z } from 'zod'
 
@@ -123,45 +124,6 @@ export const SETTINGS = {
     schema: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
     doc: 'Least severe log lines that are written.',
   },
-  otlpEndpoint: {
-    env: 'OTEL_EXPORTER_OTLP_ENDPOINT',
-    schema: z.url({ protocol: /^https?$/ }).optional(),
-    doc: 'Where traces, and metrics if asked for, are sent by OTLP/HTTP: `/v1/traces` and `/v1/metrics` are added. Unset: nowhere, and nothing is traced.',
-  },
-  otlpHeaders: {
-    env: 'OTEL_EXPORTER_OTLP_HEADERS',
-    schema: z
-      .string()
-      .regex(/^[^=,]+=[^,]*(,[^=,]+=[^,]*)*$/, 'is like `name=value,name=value`')
-      .optional(),
-    doc: 'Headers of every export, as `name=value,name=value` with values percent-encoded.',
-    secret: true,
-  },
-  serviceName: {
-    env: 'OTEL_SERVICE_NAME',
-    schema: z.string().min(1).max(255).default('sluice'),
-    doc: 'What this broker is called in traces and exported metrics.',
-  },
-  traces: {
-    env: 'SLUICE_TRACES',
-    schema: z.stringbool().default(true),
-    doc: 'Whether traces are recorded where an endpoint is set.',
-  },
-  tracesRatio: {
-    env: 'SLUICE_TRACES_RATIO',
-    schema: z.coerce.number<string>().min(0).max(1).default(0.01),
-    doc: 'Share of publishes without a trace of their own that start one, 0 to 1; a queue’s `x-trace-ratio` or policy `trace-ratio` counts instead. What a publisher samples is always recorded.',
-  },
-  otlpMetricsMs: {
-    env: 'SLUICE_OTLP_METRICS_MS',
-    schema: int(0, 3_600_000, 0).refine((ms) => ms === 0 || ms >= 1_000, 'is 0 or at least 1000'),
-    doc: 'How often all metrics are sent to the OTLP endpoint. 0 = never; `/metrics` is there anyway.',
-  },
-  queueHistograms: {
-    env: 'SLUICE_QUEUE_HISTOGRAMS',
-    schema: z.stringbool().default(true),
-    doc: 'Whether each process keeps histograms of the time in queue and of deliveries, by queue.',
-  },
   messageBytesMax: {
     env: 'SLUICE_MESSAGE_BYTES_MAX',
     schema: int(1, limits.MESSAGE_BYTES_CAP, limits.MESSAGE_BYTES_DEFAULT),
@@ -207,12 +169,35 @@ export const SETTINGS = {
     schema: int(1_000, 86_400_000, 60_000),
     doc: 'Time between two slow sweeps over all queues: retention, expired queues, orphaned consumers.',
   },
+  pushAllow: {
+    env: 'SLUICE_PUSH_ALLOW',
+    schema: z
+      .string()
+      .optional()
+      .transform((text = '') => text.split(',').flatMap((entry) => entry.trim() || []))
+      .refine((entries) => entries.every(isHostOrNetwork), {
+        error: 'is a list like `10.0.0.0/8, hooks.internal, *.corp.example`',
+      }),
+    doc: 'What push may reach that is no public host of the internet: networks, addresses, hosts and `*.` domains, separated by commas. Unset: nothing.',
+  },
   allowEviction: {
     env: 'SLUICE_ALLOW_EVICTION',
     schema: z.stringbool().default(false),
     doc: 'Start even though Redis’s `maxmemory-policy` lets it throw away messages when memory is short. Only for data that may be lost.',
   },
 } as const satisfies Record<string, Setting>
+
+const HOST = /^(?:\*\.)?(?!-)[a-z\d_-]{1,63}(?:\.[a-z\d_-]{1,63})*\.?$/i
+
+function isHostOrNetwork(entry: string): boolean {
+  const [address = '', length, ...rest] = entry.split('/')
+  const version = isIP(address)
+  // What ends in a number URL takes for an address, so it is no name.
+  if (version === 0)
+    return length === undefined && HOST.test(entry) && !/(?:^|\.)\d+\.?$/.test(entry)
+  if (length === undefined) return true
+  return rest.length === 0 && /^\d{1,3}$/.test(length) && +length <= (version === 4 ? 32 : 128)
+}
 
 type Key = keyof typeof SETTINGS
 export type Config = { readonly [K in Key]: z.output<(typeof SETTINGS)[K]['schema']> }
