@@ -41,7 +41,7 @@ export type Appended =
   | 'stored'
   /** A message with this de-duplication id was stored within the window; nothing was added. */
   | 'duplicate'
-  /** Refused by a length limit (`x-overflow: reject-publish`). */
+  /** Refused by a length limit (`x-overflow: reject-publish`), or by a waiting room. */
   | 'full'
   /** The queue was deleted. */
   | 'gone'

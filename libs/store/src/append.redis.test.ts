@@ -38,7 +38,7 @@ test('a call that is sent again answers what it answered, and stores nothing', a
   const send = (writer: string, sequence: number) =>
     append(store.redis, queue.base, [
       ...[queue.scriptOptions, 1, writer, sequence, 3, records],
-      ...[-1, -1, queue.scriptLimits, HOUR_MS, ''],
+      ...[-1, -1, queue.scriptLimits, HOUR_MS, '', ''],
     ])
   const first = await send('d1:0', 1)
 
@@ -59,7 +59,7 @@ test('a call that arrives after a later one of its writer stores nothing', async
   const send = (sequence: number) =>
     append(store.redis, queue.base, [
       ...[queue.scriptOptions, 1, 'd1:0', sequence, 1, recordOf({ body: `${sequence}` })],
-      ...[-1, -1, queue.scriptLimits, HOUR_MS, ''],
+      ...[-1, -1, queue.scriptLimits, HOUR_MS, '', ''],
     ])
   await send(9)
   await send(10)

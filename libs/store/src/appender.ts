@@ -15,10 +15,13 @@ import type { Redis } from 'ioredis'
 import type { AppendOutcome } from './scripts.ts'
 import { append } from './scripts.ts'
 
+/** 'crowded': refused by a waiting room, since its client has its share; a queue never says it. */
+export type Admitted = Appended | 'crowded'
+
 /** Hears what became of an append. One object serves many messages, told apart by token. */
-export interface AppendReply<Q> {
+export interface AppendReply<Q, Outcome = Appended> {
   /** Called exactly once for each append, never during it. */
-  appended(token: number, outcome: Appended, queue: Q): void
+  appended(token: number, outcome: Outcome, queue: Q): void
 }
 
 /** What the appender asks of its queue at each flush. */
@@ -32,16 +35,22 @@ export interface AppendTarget {
   readonly ttlMs: number
   readonly dedupWindowMs: number
   readonly levels: number
+  /** The room that admits its messages (append.lua), '' = none. */
+  readonly scriptRoom: string
+  /** Told at a refusal how long half of what waits will take, ms; -1 = not known. */
+  refused(halfMs: number): void
 }
 
 /** The batch being gathered: parallel arrays, so that a message allocates nothing. */
 interface Gathered<Q> {
   records: Buffer[]
-  replies: AppendReply<Q>[]
+  replies: AppendReply<Q, Admitted>[]
   tokens: number[]
   levels: number[]
   delays: number[]
   dedupIds: string[]
+  /** With a room: each message's client, as append.lua reads it. */
+  clients: Buffer[]
   bytes: number
   soonestTtlMs: number
   plain: boolean
@@ -55,6 +64,7 @@ function gather<Q>(): Gathered<Q> {
     levels: [],
     delays: [],
     dedupIds: [],
+    clients: [],
     bytes: 0,
     soonestTtlMs: -1,
     plain: true,
@@ -68,6 +78,8 @@ const FLIGHTS_LOOKED_AT = 64
 
 const LETTER_DUPLICATE = 'd'.charCodeAt(0)
 const LETTER_FULL = 'f'.charCodeAt(0)
+const LETTER_WAIT = 'w'.charCodeAt(0)
+const LETTER_CROWDED = 'c'.charCodeAt(0)
 const EMPTY = Buffer.alloc(0)
 
 export interface AppenderOptions<Q> {
@@ -119,15 +131,19 @@ export class Appender<Q> {
     }
   }
 
-  /** @param record from encodeRecord; kept until Redis has answered. */
+  /**
+   * @param record from encodeRecord; kept until Redis has answered.
+   * @param client for a room: whose message it is (append.lua, extras).
+   */
   append(
     record: Buffer,
     priority: number,
     ttlMs: number,
     delayMs: number,
     dedupId: string,
-    reply: AppendReply<Q>,
+    reply: AppendReply<Q, Admitted>,
     token: number,
+    client?: Buffer,
   ): void {
     let open = this.#open
     if (
@@ -148,7 +164,8 @@ export class Appender<Q> {
     if (ttlMs >= 0 && (open.soonestTtlMs < 0 || ttlMs < open.soonestTtlMs)) {
       open.soonestTtlMs = ttlMs
     }
-    if (level !== 0 || delayMs !== 0 || dedupId !== '') open.plain = false
+    if (client !== undefined) open.clients.push(client)
+    if (level !== 0 || delayMs !== 0 || dedupId !== '' || client !== undefined) open.plain = false
     this.#options.backlog(record.length)
     if (!this.#scheduled && !this.#flying) {
       this.#scheduled = true
@@ -240,6 +257,7 @@ export class Appender<Q> {
       queue.scriptLimits,
       queue.dedupWindowMs,
       batch.plain ? EMPTY : extras(batch),
+      queue.scriptRoom,
     ])
     // On the same connection, right behind the append: WAIT answers for it.
     const copies = replicas > 0 ? redis.wait(replicas, replicaWaitMs) : undefined
@@ -257,19 +275,21 @@ export class Appender<Q> {
       return
     }
     const stored = durable ? 'stored' : 'not-durable'
-    const { letters } = outcome
+    const { letters, halfMs = -1 } = outcome
     if (!letters) {
       this.#tell(batch, () => stored)
       return
     }
+    this.#options.queue.refused(halfMs)
     this.#tell(batch, (index) => {
-      if (letters[index] === LETTER_FULL) return 'full'
+      if (letters[index] === LETTER_FULL || letters[index] === LETTER_WAIT) return 'full'
+      if (letters[index] === LETTER_CROWDED) return 'crowded'
       if (letters[index] === LETTER_DUPLICATE) return durable ? 'duplicate' : 'not-durable'
       return stored
     })
   }
 
-  #tell(batch: Gathered<Q>, outcomeOf: (index: number) => Appended): void {
+  #tell(batch: Gathered<Q>, outcomeOf: (index: number) => Admitted): void {
     const { replies, tokens } = batch
     for (let index = 0; index < replies.length; index++) {
       replies[index]!.appended(tokens[index]!, outcomeOf(index), this.#options.queue)
@@ -277,10 +297,11 @@ export class Appender<Q> {
   }
 }
 
-/** '>BI6Bc0' a message: level, delay, de-duplication id (append.lua). */
-function extras<Q>({ levels, delays, dedupIds }: Gathered<Q>): Buffer {
+/** '>BI6Bc0' a message: level, delay, de-duplication id; and its client (append.lua). */
+function extras<Q>({ levels, delays, dedupIds, clients }: Gathered<Q>): Buffer {
   let size = 8 * levels.length
   for (const id of dedupIds) size += Buffer.byteLength(id)
+  for (const client of clients) size += client.length
   const bytes = Buffer.allocUnsafe(size)
   let at = 0
   for (let index = 0; index < levels.length; index++) {
@@ -288,6 +309,7 @@ function extras<Q>({ levels, delays, dedupIds }: Gathered<Q>): Buffer {
     at = bytes.writeUIntBE(delays[index]!, at, 6)
     const length = bytes.write(dedupIds[index]!, at + 1, 'utf8')
     at = bytes.writeUInt8(length, at) + length
+    if (clients.length > 0) at += clients[index]!.copy(bytes, at)
   }
   return bytes
 }

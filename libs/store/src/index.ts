@@ -1,4 +1,4 @@
-export type { AppendReply } from './appender.ts'
+export type { Admitted, AppendReply } from './appender.ts'
 export { queueHolders, type StoredQueue, storedQueues } from './audit.ts'
 export {
   type Ask,
@@ -52,3 +52,4 @@ export type {
 export { failureOf } from './scripts.ts'
 export { QUEUE_SETTINGS_DEFAULT, type QueueSettings } from './settings.ts'
 export { openStore, type Store, type StoreOptions } from './store.ts'
+export { type RoomOptions, type RoomReply, roomClient, type WaitingRoom } from './waiting-room.ts'

@@ -6,9 +6,8 @@
  * (`lease`, `settle`). Both see the same messages. What each transition guarantees is said in the
  * header of its script in ./lua.
  */
-import { BrokerError, type Durability, limits, type Report } from '@sluice/core'
-import type { Redis } from 'ioredis'
-import { Appender, type AppendReply, type AppendTarget } from './appender.ts'
+import { BrokerError, type Durability, limits } from '@sluice/core'
+import type { Appender, AppendReply, AppendTarget } from './appender.ts'
 import { queueBase } from './keys.ts'
 import {
   type LeasedMessage,
@@ -18,30 +17,13 @@ import {
   leasedMessage,
   type SettleOutcome,
 } from './leases.ts'
+import { openAppender, type QueueContext } from './queue-context.ts'
 import { type QueueStats, readStats } from './queue-stats.ts'
 import { unavailable } from './redis.ts'
 import { both, replicasOf, type Safety, safetyOf } from './safety.ts'
 import * as scripts from './scripts.ts'
 import type { QueueSettings } from './settings.ts'
-import type { Slot } from './slot.ts'
 import { Waiters } from './waiters.ts'
-
-/** What a queue needs of the store that opened it. */
-export interface QueueContext {
-  readonly work: Redis
-  readonly writes: Redis
-  readonly slot: Slot
-  readonly report: Report
-  readonly schedule: (flush: () => void) => void
-  readonly backlog: (bytes: number) => void
-  /** Why nothing may be stored right now, or undefined. */
-  readonly refusal: (safety: Safety) => 'memory-high' | 'not-durable' | 'unavailable' | undefined
-  /** What the server promises for every message. */
-  readonly safety: Safety
-  /** A connection that waits for replicas (WAIT blocks what comes behind it). */
-  readonly replicated: () => Redis
-  readonly timeouts: { readonly appendMs: number; readonly replicaMs: number }
-}
 
 /** Where a message is; 'ready' ones also when they wait behind another of their ordering key. */
 export type MessageState = 'ready' | 'delayed' | 'held' | 'dead'
@@ -112,6 +94,10 @@ export class QueueStore implements AppendTarget {
   get levels(): number {
     return this.#settings.levels
   }
+  get scriptRoom(): string {
+    return ''
+  }
+  refused(): void {}
 
   /**
    * Stores a message, together with what else is published to this queue meanwhile.
@@ -405,24 +391,10 @@ export class QueueStore implements AppendTarget {
 
   #appender(replicas: number): Appender<QueueStore> {
     let appender = this.#appenders.get(replicas)
-    if (appender) return appender
-    const { slot, schedule, backlog, report, timeouts, writes, replicated } = this.#context
-    appender = new Appender<QueueStore>({
-      redis: replicas > 0 ? replicated() : writes,
-      queue: this,
-      slot: () => {
-        slot.register(this.base).catch(report)
-        return slot.name
-      },
-      replicas,
-      replicaWaitMs: timeouts.replicaMs,
-      schedule,
-      backlog,
-      restore: () => this.create(),
-      report,
-      timeoutMs: timeouts.appendMs,
-    })
-    this.#appenders.set(replicas, appender)
+    if (!appender) {
+      appender = openAppender<QueueStore>(this.#context, this, replicas, () => this.create())
+      this.#appenders.set(replicas, appender)
+    }
     return appender
   }
 

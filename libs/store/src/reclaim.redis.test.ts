@@ -33,7 +33,7 @@ test('the last append of a dead slot is remembered: sent again, it stores nothin
   const send = (writer: string) =>
     append(store.redis, queue.base, [
       ...[queue.scriptOptions, 1, writer, 7, 1, recordOf({ body: writer })],
-      ...[-1, -1, queue.scriptLimits, HOUR_MS, ''],
+      ...[-1, -1, queue.scriptLimits, HOUR_MS, '', ''],
     ])
   const writers = async () =>
     (await store.redis.hkeys(`${queue.base}meta`)).filter((field) => /^[wd]:/.test(field))

@@ -21,9 +21,6 @@ export type DropOutcome =
   | { readonly kind: 'dropped' | 'not-empty'; readonly messages: number }
   | { readonly kind: 'gone' | 'in-use' }
 
-/** Age in ms of the oldest ready message. */
-export const oldest = script('oldest', ['options'], ([ageMs]) => Number(ageMs))
-
 export const drop = script(
   'drop',
   ['epoch', 'ifEmpty', 'unusedMs', 'ifUnused', 'tombstone'],
@@ -40,7 +37,7 @@ export const drop = script(
 /** A letter a message; undefined when all were stored. */
 export type AppendOutcome =
   | Absent
-  | { readonly kind: 'stored'; readonly letters?: Buffer }
+  | { readonly kind: 'stored'; readonly letters?: Buffer; readonly halfMs?: number }
   | { readonly kind: 'late' }
 
 export const append = script(
@@ -57,11 +54,14 @@ export const append = script(
     'limits',
     'dedupWindow',
     'extras',
+    'room',
   ],
-  ([kind, letters]): AppendOutcome => {
+  ([kind, letters, half]): AppendOutcome => {
     const outcome = word(kind)
     if (outcome === 'stored' || outcome === 'late') return { kind: outcome }
-    if (outcome === 'mixed') return { kind: 'stored', letters: letters as Buffer }
+    if (outcome === 'mixed') {
+      return { kind: 'stored', letters: letters as Buffer, halfMs: Number(half ?? -1) }
+    }
     return absent(outcome, 'append')
   },
 )
@@ -167,18 +167,11 @@ export interface Tally {
   readonly holder: string
   /** The last error a consumer gave; '' = none. */
   readonly failure: string
+  /** Attempts that were kept, newest first, each as it was given (return.lua). */
+  readonly attempts: readonly string[]
   readonly record: MessageRecord
 }
 
-function tally(reply: unknown[], at: number, value: unknown): Tally {
-  return {
-    ref: word(reply[at]),
-    acquired: Number(reply[at + 1]),
-  /** Attempts that were kept, newest first, each as it was given (return.lua). */
-  readonly attempts: readonly string[]
-    failed: Number(reply[at + 2]),
-    reason: word(reply[at + 3]),
-    holder: String(reply[at + 4]),
 /** Between an error and the attempts kept behind it. */
 const ATTEMPT = '\x1e'
 
@@ -199,9 +192,16 @@ function clip(text: string): string {
     : Buffer.from(text).subarray(0, limits.REASON_BYTES_MAX).toString()
 }
 
+function tally(reply: unknown[], at: number, value: unknown): Tally {
+  const [failure = '', ...attempts] = String(reply[at + 5]).split(ATTEMPT)
+  return {
+    ref: word(reply[at]),
+    acquired: Number(reply[at + 1]),
+    failed: Number(reply[at + 2]),
+    reason: word(reply[at + 3]),
+    holder: String(reply[at + 4]),
     failure,
     attempts: attempts.map((attempt) => attempt.slice(1)), // without its mark
-  const [failure = '', ...attempts] = String(reply[at + 5]).split(ATTEMPT)
     record: decodeValue(value as Buffer),
   }
 }

@@ -10,12 +10,14 @@ import { Budget } from './budget.ts'
 import { Definitions } from './definitions.ts'
 import { Jobs } from './jobs.ts'
 import { directChannel, parseQueueBase } from './keys.ts'
-import { type QueueContext, QueueStore } from './queue-store.ts'
+import type { QueueContext } from './queue-context.ts'
+import { QueueStore } from './queue-store.ts'
 import { decodeRecord, type MessageRecord, SIZE_BYTES } from './record.ts'
 import { connect, readServerState, type ServerState, unavailable } from './redis.ts'
 import { needsFsync, replicasOf, type Safety, safetyOf } from './safety.ts'
 import type { QueueSettings } from './settings.ts'
 import { Slot } from './slot.ts'
+import { type RoomOptions, WaitingRoom } from './waiting-room.ts'
 
 export interface StoreOptions {
   readonly url: string
@@ -164,6 +166,11 @@ export class Store {
   /** What all processes together may send for a subscription. */
   budget(vhost: string, subscription: string): Budget {
     return new Budget(this.#work, vhost, subscription, () => this.slot.name)
+  }
+
+  /** A way into a queue that admits only so much; to be kept while its options stay the same. */
+  waitingRoom(queue: QueueStore, options: RoomOptions): WaitingRoom {
+    return new WaitingRoom(this.#context, queue, options)
   }
 
   /** Lets go of a queue that was deleted. */

@@ -21,7 +21,7 @@ if known == epoch then
   return {'exists'}
 end
 call('UNLINK', META, SIDE, READY, DUE, HELD, DEAD, TALLY, WAITING, HEADS, PARKED, PARTIAL,
-  CONSUMERS)
+  CONSUMERS, TAGS)
 for level = 0, 9 do
   call('UNLINK', logOf(level))
 end

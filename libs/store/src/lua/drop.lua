@@ -29,7 +29,7 @@ if (consumed and (unused >= 0 or ARGV[4] == '1'))
   return {'in-use'}
 end
 call('UNLINK', META, SIDE, READY, DUE, HELD, DEAD, TALLY, WAITING, HEADS, PARKED, PARTIAL,
-  CONSUMERS)
+  CONSUMERS, TAGS)
 for level = 0, 9 do
   call('UNLINK', logOf(level))
 end

@@ -83,18 +83,29 @@ local function lastDelivered(level)
   return '0-0'
 end
 
--- The cursor is '<level> side <ref>', '<level> log <entry id>' or '0 parked <rank>'.
+-- The ready ones of a level behind `position`. Where they have turns they sort by those: a rank is
+-- the position then, and some are missed or come twice if others are taken meanwhile.
+local hasTurns = levels == 1 and call('ZCOUNT', READY, '(0', '+inf') > 0
+local function readyBehind(level, position)
+  if hasTurns then
+    local from = tonumber(string.match(position, '^#(%d+)')) or 0
+    return call('ZRANGE', READY, from, from + limit - found - 1), from
+  end
+  local digit = string.format('%x', 9 - level)
+  local from = position == '' and '[' .. digit or '(' .. position
+  return call('ZRANGEBYLEX', READY, from, '(' .. digit .. '~', 'LIMIT', 0, limit - found), 0
+end
+
+-- The cursor is '<level> side <ref>' or '0 side #<rank>', '<level> log <entry id>', '0 parked <rank>'.
 local level, part, position = string.match(after, '^(%d) (%a+) ?(.*)$')
 level, part, position = tonumber(level) or levels - 1, part or 'side', position or ''
 while part ~= 'parked' and level >= 0 and level < levels and call('EXISTS', logOf(level)) == 1 do
   if part == 'side' then
-    local digit = string.format('%x', 9 - level)
-    local from = position == '' and '[' .. digit or '(' .. position
-    local refs = call('ZRANGEBYLEX', READY, from, '(' .. digit .. '~', 'LIMIT', 0, limit - found)
-    for _, ref in ipairs(refs) do
+    local refs, from = readyBehind(level, position)
+    for i, ref in ipairs(refs) do
       add(ref, call('HGET', SIDE, ref), 0)
       if full() then
-        reply[1] = level .. ' side ' .. ref
+        reply[1] = level .. ' side ' .. (hasTurns and '#' .. (from + i) or ref)
         return reply
       end
     end

@@ -6,7 +6,9 @@
 
     log, log:1..9  stream, group 'delivery': batches, unread or pending for a slot; one log a level
     side           hash  ref -> value: messages that left the log one by one
-    ready          zset  ref, all scores 0: side messages deliverable now
+    ready          zset  ref -> 0, or its turn where a fair waiting room gave it one (append.lua):
+                   side messages deliverable now
+    tags           zset  client -> when its next turn is, while it has one to come
     due            zset  ref -> ms: side messages that wait
     held           zset  ref -> deadline in ms for a lease, -n for slot number n
     dead           zset  ref -> ms until which a reaper claims it: dead letters on their way out
@@ -32,7 +34,7 @@ local LOG, SIDE, READY, DUE = base .. 'log', base .. 'side', base .. 'ready', ba
 local HELD, DEAD, TALLY = base .. 'held', base .. 'dead', base .. 'tally'
 local META, WAITING = base .. 'meta', base .. 'waiting'
 local HEADS, PARKED, PARTIAL = base .. 'heads', base .. 'parked', base .. 'partial'
-local CONSUMERS = base .. 'consumers'
+local CONSUMERS, TAGS = base .. 'consumers', base .. 'tags'
 local GROUP = 'delivery'
 local BATCH_HEADER = 27
 local VALUE_HEADER = 16
