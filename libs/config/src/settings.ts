@@ -124,6 +124,45 @@ export const SETTINGS = {
     schema: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
     doc: 'Least severe log lines that are written.',
   },
+  otlpEndpoint: {
+    env: 'OTEL_EXPORTER_OTLP_ENDPOINT',
+    schema: z.url({ protocol: /^https?$/ }).optional(),
+    doc: 'Where traces, and metrics if asked for, are sent by OTLP/HTTP: `/v1/traces` and `/v1/metrics` are added. Unset: nowhere, and nothing is traced.',
+  },
+  otlpHeaders: {
+    env: 'OTEL_EXPORTER_OTLP_HEADERS',
+    schema: z
+      .string()
+      .regex(/^[^=,]+=[^,]*(,[^=,]+=[^,]*)*$/, 'is like `name=value,name=value`')
+      .optional(),
+    doc: 'Headers of every export, as `name=value,name=value` with values percent-encoded.',
+    secret: true,
+  },
+  serviceName: {
+    env: 'OTEL_SERVICE_NAME',
+    schema: z.string().min(1).max(255).default('sluice'),
+    doc: 'What this broker is called in traces and exported metrics.',
+  },
+  traces: {
+    env: 'SLUICE_TRACES',
+    schema: z.stringbool().default(true),
+    doc: 'Whether traces are recorded where an endpoint is set.',
+  },
+  tracesRatio: {
+    env: 'SLUICE_TRACES_RATIO',
+    schema: z.coerce.number<string>().min(0).max(1).default(0.01),
+    doc: 'Share of publishes without a trace of their own that start one, 0 to 1; a queue’s `x-trace-ratio` or policy `trace-ratio` counts instead. What a publisher samples is always recorded.',
+  },
+  otlpMetricsMs: {
+    env: 'SLUICE_OTLP_METRICS_MS',
+    schema: int(0, 3_600_000, 0).refine((ms) => ms === 0 || ms >= 1_000, 'is 0 or at least 1000'),
+    doc: 'How often all metrics are sent to the OTLP endpoint. 0 = never; `/metrics` is there anyway.',
+  },
+  queueHistograms: {
+    env: 'SLUICE_QUEUE_HISTOGRAMS',
+    schema: z.stringbool().default(true),
+    doc: 'Whether each process keeps histograms of the time in queue and of deliveries, by queue.',
+  },
   messageBytesMax: {
     env: 'SLUICE_MESSAGE_BYTES_MAX',
     schema: int(1, limits.MESSAGE_BYTES_CAP, limits.MESSAGE_BYTES_DEFAULT),
