@@ -174,7 +174,7 @@ export class Faults {
       default: {
         wire.stall()
         await sleep(forMs)
-        if (what === 'strand') wire.strand(100 + (dice % 10) * 100)
+        if (what === 'strand') wire.strand(sleep(100 + (dice % 10) * 100))
         else if (dice % 2 === 0) wire.reset()
         return wire.resume()
       }

@@ -23,9 +23,11 @@ export interface TcpProxy {
   reset(): void
   /** Until `resume`. */
   stall(): void
+  /** Whether the near side has sent this and it has not arrived: during a stall. */
+  keeps(text: string): boolean
   resume(): void
-  /** Resets the near side; what it sent arrives `afterMs` from here. Ends a stall. */
-  strand(afterMs: number): void
+  /** Resets the near side; what it sent arrives once `healed` settles. Ends a stall. */
+  strand(healed: Promise<unknown>): void
   close(): Promise<void>
 }
 
@@ -72,14 +74,18 @@ class ProxyServer implements TcpProxy {
     this.stalled = true
   }
 
+  keeps(text: string): boolean {
+    return [...this.#wires].some((wire) => wire.keeps(text))
+  }
+
   resume(): void {
     this.stalled = false
     for (const wire of [...this.#wires]) wire.flush()
   }
 
-  strand(afterMs: number): void {
+  strand(healed: Promise<unknown>): void {
     this.stalled = false
-    for (const wire of [...this.#wires]) wire.strand(afterMs)
+    for (const wire of [...this.#wires]) wire.strand(healed)
   }
 
   async close(): Promise<void> {
@@ -111,6 +117,10 @@ class Wire {
     }
   }
 
+  keeps(text: string): boolean {
+    return this.#there.kept.includes(text)
+  }
+
   flush(): void {
     this.#there.flush()
     this.#back.flush()
@@ -124,18 +134,19 @@ class Wire {
     this.onGone()
   }
 
-  strand(afterMs: number): void {
+  strand(healed: Promise<unknown>): void {
     this.#stranded = true
     this.onGone()
     this.#back.drop()
     this.#far.resume() // answers to nobody
     this.#there.hold()
     hangUp(this.#near)
-    setTimeout(() => {
+    const heal = () => {
       this.#there.flush()
       this.#far.end()
       setTimeout(() => this.#far.destroy(), 1_000).unref()
-    }, afterMs).unref()
+    }
+    healed.then(heal, heal)
   }
 }
 
@@ -167,6 +178,10 @@ class Direction {
     to.on('drain', () => {
       if (this.#size < KEPT_BYTES_MAX) from.resume()
     })
+  }
+
+  get kept(): Buffer {
+    return Buffer.concat(this.#kept.flatMap(({ bytes }) => bytes ?? []))
   }
 
   drop(): void {

@@ -1,17 +1,18 @@
 /**
- * Leases, and settling them: what is settled in one event-loop turn goes to Redis in one script
- * call a kind.
+ * Leases: taking them, with a wait for the first message, and settling them; what is settled in one
+ * event-loop turn goes to Redis in one script call a kind.
  *
  * A token is the message's ref, how often it had been delivered, and how many of those failed:
  * `ref.count.failed`. Whoever has it may settle, from any process; once the lease has lapsed and was
  * taken back, or was settled, the token is stale and changes nothing.
  */
-import { limits, retryDelayMs } from '@sluice/core'
+import { BrokerError, limits, retryDelayMs } from '@sluice/core'
 import type { QueueContext } from './queue-context.ts'
 import type { MessageRecord } from './record.ts'
 import { unavailable } from './redis.ts'
-import { failureOf, giveBack, settle, type TakenMessage } from './scripts.ts'
+import { failureOf, giveBack, settle, type Taken, type TakenMessage } from './scripts.ts'
 import type { QueueSettings } from './settings.ts'
+import type { Waiters } from './waiters.ts'
 
 export interface LeasedMessage {
   /** What settles it. */
@@ -79,20 +80,84 @@ interface Waiting {
 /** Most settlements in one script call: bounds how long it keeps Redis from others. */
 const FOLD_MAX = limits.PASS_MESSAGES_MAX
 
+/** Looks at a queue again after Redis was away, while a caller still waits. */
+const RETRY_MS = 200
+
 const TOKEN = /^([0-9a-f]{24})\.([1-9]\d{0,8})\.(\d{1,9})$/
+
+/** One call of take.lua; `joins` is its `wait`. */
+type Take = (credit: number, leaseMs: number, holder: string, joins: number) => Promise<Taken>
 
 export class Leases {
   readonly #context: QueueContext
   readonly #queue: { base: string; scriptOptions: string; settings: QueueSettings }
+  readonly #waiters: Waiters
+  readonly #take: Take
   #acks: Waiting[] = []
   #returns: Waiting[] = []
 
   constructor(
     context: QueueContext,
     queue: { base: string; scriptOptions: string; settings: QueueSettings },
+    waiters: Waiters,
+    take: Take,
   ) {
     this.#context = context
     this.#queue = queue
+    this.#waiters = waiters
+    this.#take = take
+  }
+
+  /**
+   * Up to `max` messages, waiting up to `waitMs` for the first.
+   * Throws queue_not_found, store_unavailable (once waiting no longer helps).
+   */
+  lease(options: LeaseOptions): Promise<LeasedMessage[]> {
+    return this.#waiters.during(() => this.#lease(options))
+  }
+
+  async #lease(options: LeaseOptions): Promise<LeasedMessage[]> {
+    const { max, leaseMs, waitMs, signal } = options
+    const consumer = options.consumer.replace(/[\r\n]/g, ' ')
+    const until = performance.now() + waitMs
+    for (;;) {
+      const leftMs = until - performance.now()
+      const joins = leftMs <= 0 ? 0 : this.#waiters.count > 0 ? 2 : 1
+      const taken = await this.#takeFor(max, leaseMs, consumer, joins, leftMs)
+      if (taken && taken.messages.length > 0) {
+        const leased = taken.messages.map(leasedMessage)
+        if (!signal?.aborted) return leased
+        // The caller hung up while the take travelled: nobody saw these.
+        await this.settle(leased.map(({ token }) => ({ token, outcome: 'release' })))
+        return []
+      }
+      if (signal?.aborted) return []
+      // A pass is bounded: what it looks for may be behind what it unpacked.
+      if (taken?.wakeMs === 0) continue
+      if (leftMs <= 0) return []
+      if (this.#waiters.takeHint()) continue
+      const wakeMs = taken ? (taken.wakeMs >= 0 ? taken.wakeMs : leftMs) : RETRY_MS
+      await this.#waiters.wait(Math.min(leftMs, wakeMs), signal)
+    }
+  }
+
+  /**
+   * A take on behalf of a caller who can wait `leftMs`: undefined when Redis is away until then.
+   */
+  async #takeFor(
+    credit: number,
+    leaseMs: number,
+    consumer: string,
+    joins: number,
+    leftMs: number,
+  ): Promise<Taken | undefined> {
+    try {
+      return await this.#take(credit, leaseMs, consumer, joins)
+    } catch (error) {
+      const waits = error instanceof BrokerError && error.code === 'store_unavailable'
+      if (waits && leftMs > RETRY_MS) return undefined
+      throw error
+    }
   }
 
   /** An outcome each, in order. Throws store_unavailable: then any of them may have happened. */
@@ -155,7 +220,7 @@ export class Leases {
     this.#returns = []
     for (let at = 0; at < all.length; at += FOLD_MAX) {
       const some = all.slice(at, at + FOLD_MAX)
-      const args = [this.#queue.scriptOptions, 0, ...some.flatMap(({ args }) => args)]
+      const args = [this.#queue.scriptOptions, 0, 0, ...some.flatMap(({ args }) => args)]
       answer(some, giveBack(this.#context.work, this.#queue.base, args))
     }
   }

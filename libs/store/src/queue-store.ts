@@ -33,9 +33,6 @@ const REPLY_BYTES = limits.REPLY_BYTES_MAX
 /** How long a deletion is remembered: longer than any process goes on with an old table. */
 const TOMBSTONE_MS = 3_600_000
 
-/** Looks at a queue again after Redis was away, while a caller still waits. */
-const RETRY_MS = 200
-
 export type QueueReply = AppendReply<QueueStore>
 
 export class QueueStore implements AppendTarget {
@@ -53,6 +50,8 @@ export class QueueStore implements AppendTarget {
   readonly #waiters = new Waiters(() => this.#passOn())
   #settings!: QueueSettings
   #safety: Safety = 0
+  /** Begun anew when a reply of a slot's call was lost: the call may still be on its way. */
+  #round = 0
   scriptOptions = ''
   scriptLimits = ''
 
@@ -69,7 +68,10 @@ export class QueueStore implements AppendTarget {
     this.epoch = epoch
     this.base = queueBase(vhost, name)
     this.settings = settings
-    this.#leases = new Leases(context, this)
+    this.#leases = new Leases(context, this, this.#waiters, async (credit, ms, holder, joins) => {
+      if (joins > 0) await this.#register()
+      return this.#take(credit, ms, holder, joins)
+    })
     this.#plain = this.#appender(0)
   }
 
@@ -155,32 +157,7 @@ export class QueueStore implements AppendTarget {
    * Throws queue_not_found, store_unavailable (once waiting no longer helps).
    */
   lease(options: LeaseOptions): Promise<LeasedMessage[]> {
-    return this.#waiters.during(() => this.#lease(options))
-  }
-
-  async #lease(options: LeaseOptions): Promise<LeasedMessage[]> {
-    const { max, leaseMs, waitMs, signal } = options
-    const consumer = options.consumer.replace(/[\r\n]/g, ' ')
-    const until = performance.now() + waitMs
-    for (;;) {
-      const leftMs = until - performance.now()
-      const joins = leftMs <= 0 ? 0 : this.#waiters.count > 0 ? 2 : 1
-      const taken = await this.#takeFor(max, leaseMs, consumer, joins, leftMs)
-      if (taken && taken.messages.length > 0) {
-        const leased = taken.messages.map(leasedMessage)
-        if (!signal?.aborted) return leased
-        // The caller hung up while the take travelled: nobody saw these.
-        await this.#leases.settle(leased.map(({ token }) => ({ token, outcome: 'release' })))
-        return []
-      }
-      if (signal?.aborted) return []
-      // A pass is bounded: what it looks for may be behind what it unpacked.
-      if (taken?.wakeMs === 0) continue
-      if (leftMs <= 0) return []
-      if (this.#waiters.takeHint()) continue
-      const wakeMs = taken ? (taken.wakeMs >= 0 ? taken.wakeMs : leftMs) : RETRY_MS
-      await this.#waiters.wait(Math.min(leftMs, wakeMs), signal)
-    }
+    return this.#leases.lease(options)
   }
 
   /** Settles leases, whoever took them; an outcome each, in order. */
@@ -214,7 +191,7 @@ export class QueueStore implements AppendTarget {
    * the take may have happened: call `recover`.
    */
   async take(credit: number, wait: boolean): Promise<scripts.Taken> {
-    await this.#run(this.#context.slot.register(this.base))
+    await this.#register()
     return this.#take(credit, 0, '', wait ? 1 : 0)
   }
 
@@ -227,12 +204,13 @@ export class QueueStore implements AppendTarget {
     options: { priority: number; exclusive: boolean; single: boolean },
   ): Promise<{ kind: 'ok'; active: boolean; consumers: number } | { kind: 'exclusive' }> {
     const { work, slot } = this.#context
-    await this.#run(slot.register(this.base))
+    await this.#register()
     const { priority, exclusive, single } = options
-    const args = [this.epoch, slot.name, id, priority, exclusive ? 1 : 0, single ? 1 : 0]
-    let attached = await this.#run(scripts.attach(work, this.base, args))
+    const flags = [exclusive ? 1 : 0, single ? 1 : 0]
+    const args = [this.epoch, slot.name, id, priority, ...flags, this.#round]
+    let attached = await this.#inRound(scripts.attach(work, this.base, args))
     if (attached.kind === 'missing' && (await this.create())) {
-      attached = await this.#run(scripts.attach(work, this.base, args))
+      attached = await this.#inRound(scripts.attach(work, this.base, args))
     }
     if (attached.kind === 'ok' || attached.kind === 'exclusive') return attached
     throw this.#gone()
@@ -240,7 +218,8 @@ export class QueueStore implements AppendTarget {
 
   /** Forgets a consumer; answers how many the queue has left, in all processes. */
   detach(id: string): Promise<number> {
-    return this.#run(scripts.detach(this.#context.work, this.base, [id]))
+    const { work, slot } = this.#context
+    return this.#run(scripts.detach(work, this.base, [id, slot.name, this.#round]))
   }
 
   /**
@@ -286,7 +265,8 @@ export class QueueStore implements AppendTarget {
     for (const { place, ref, action, delayMs, failure } of items) {
       args.push(place, ref, '', action, delayMs, failure)
     }
-    return this.#run(scripts.giveBack(work, this.base, [this.scriptOptions, slot.number, ...args]))
+    const all = [this.scriptOptions, slot.number, this.#round, ...args]
+    return this.#inRound(scripts.giveBack(work, this.base, all))
   }
 
   /** After a lost reply: gives back what the slot holds apart from `keep` (reclaim.lua). */
@@ -300,12 +280,13 @@ export class QueueStore implements AppendTarget {
     slot: string,
     { dead, keep = [] }: { dead: boolean; keep?: readonly string[] },
   ): Promise<{ more: boolean; messages: number }> {
-    return this.#run(
+    return this.#inRound(
       scripts.reclaim(this.#context.work, this.base, [
         this.scriptOptions,
         slot,
         limits.PASS_MESSAGES_MAX,
         dead ? 1 : 0,
+        this.#round,
         ...keep,
       ]),
     )
@@ -398,24 +379,9 @@ export class QueueStore implements AppendTarget {
     return appender
   }
 
-  /**
-   * A take on behalf of a caller who can wait `leftMs`: undefined when Redis is away until then.
-   */
-  async #takeFor(
-    credit: number,
-    leaseMs: number,
-    consumer: string,
-    joins: number,
-    leftMs: number,
-  ): Promise<scripts.Taken | undefined> {
-    try {
-      if (joins > 0) await this.#run(this.#context.slot.register(this.base))
-      return await this.#take(credit, leaseMs, consumer, joins)
-    } catch (error) {
-      const waits = error instanceof BrokerError && error.code === 'store_unavailable'
-      if (waits && leftMs > RETRY_MS) return undefined
-      throw error
-    }
+  /** Before the slot may hold something here: a reaper looks where it is registered. */
+  #register(): Promise<void> {
+    return this.#run(this.#context.slot.register(this.base))
   }
 
   async #take(
@@ -434,10 +400,11 @@ export class QueueStore implements AppendTarget {
       holder,
       joins,
       REPLY_BYTES,
+      this.#round,
     ]
-    let taken = await this.#run(scripts.take(work, this.base, args))
+    let taken = await this.#inRound(scripts.take(work, this.base, args))
     if (taken.kind === 'missing' && (await this.create())) {
-      taken = await this.#run(scripts.take(work, this.base, args))
+      taken = await this.#inRound(scripts.take(work, this.base, args))
     }
     if (taken.kind === 'ok') return taken
     throw this.#gone()
@@ -445,6 +412,16 @@ export class QueueStore implements AppendTarget {
 
   #gone(): BrokerError {
     return new BrokerError('queue_not_found', `There is no queue '${this.name}'.`)
+  }
+
+  /** For calls of the slot that must not take effect once nobody waits for them any more. */
+  async #inRound<T>(reply: Promise<T>): Promise<T> {
+    try {
+      return await reply
+    } catch (error) {
+      this.#round++
+      throw unavailable(error)
+    }
   }
 
   async #run<T>(reply: Promise<T>): Promise<T> {

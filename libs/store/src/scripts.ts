@@ -1,5 +1,5 @@
 /** Every atomic transition of a queue. The Lua beside each name says what it guarantees. */
-import { limits } from '@sluice/core'
+import { BrokerError, limits } from '@sluice/core'
 import { decodeBatch, decodeValue, type MessageRecord } from './record.ts'
 import { script, word } from './script.ts'
 
@@ -9,6 +9,13 @@ export type Absent = { readonly kind: 'missing' | 'gone' }
 function absent(kind: string, name: string): Absent {
   if (kind === 'missing' || kind === 'gone') return { kind }
   throw new Error(`${name}.lua returned ${kind}`)
+}
+
+/** The outcome of a slot's call. Throws store_unavailable for one that came late (prelude). */
+function inTime(kind: unknown): string {
+  const outcome = word(kind)
+  if (outcome !== 'late') return outcome
+  throw new BrokerError('store_unavailable', 'Redis was away for a moment; try again.')
 }
 
 export const create = script('create', ['options', 'epoch'], ([kind]) => {
@@ -94,9 +101,9 @@ export interface Taken {
 
 export const take = script(
   'take',
-  ['options', 'epoch', 'slot', 'credit', 'leaseMs', 'holder', 'wait', 'bytesMax'],
+  ['options', 'epoch', 'slot', 'credit', 'leaseMs', 'holder', 'wait', 'bytesMax', 'round'],
   (reply): Taken | Absent => {
-    const outcome = word(reply[0])
+    const outcome = inTime(reply[0])
     if (outcome !== 'ok') return absent(outcome, 'take')
     const batches: TakenBatch[] = []
     const messages: TakenMessage[] = []
@@ -127,12 +134,15 @@ export const settle = script(
   letters,
 )
 
-export const giveBack = script('return', ['options', 'slot', '...'], letters)
+export const giveBack = script('return', ['options', 'slot', 'round', '...'], (reply) => {
+  inTime(reply[0])
+  return letters(reply)
+})
 
 export const reclaim = script(
   'reclaim',
-  ['options', 'slot', 'limit', 'dead', '...'],
-  ([kind, messages]) => ({ more: word(kind) === 'more', messages: Number(messages) }),
+  ['options', 'slot', 'limit', 'dead', 'round', '...'],
+  ([kind, messages]) => ({ more: inTime(kind) === 'more', messages: Number(messages) }),
 )
 
 export interface Swept {
@@ -257,13 +267,15 @@ export type Attached =
 
 export const attach = script(
   'attach',
-  ['epoch', 'slot', 'id', 'priority', 'exclusive', 'single'],
+  ['epoch', 'slot', 'id', 'priority', 'exclusive', 'single', 'round'],
   ([kind, active, consumers]): Attached => {
-    const outcome = word(kind)
+    const outcome = inTime(kind)
     if (outcome === 'exclusive') return { kind: outcome }
     if (outcome !== 'ok') return absent(outcome, 'attach')
     return { kind: outcome, active: Number(active) === 1, consumers: Number(consumers) }
   },
 )
 
-export const detach = script('detach', ['id'], ([, consumers]) => Number(consumers))
+export const detach = script('detach', ['id', 'slot', 'round'], ([, consumers]) =>
+  Number(consumers),
+)

@@ -11,14 +11,19 @@
   ARGV[4] priority   kept for lists
   ARGV[5] exclusive  1 = refuse to share the queue
   ARGV[6] single     1 = one consumer at a time is active
+  ARGV[7] round      of the slot, see comesLate
 
   Returns {'ok', active, consumers}: active 1 when this one may consume
        or {'exclusive'}: somebody consumes exclusively, or it was asked for and somebody consumes
        or {'gone'} or {'missing'}
+       or {'late'}: the caller gave up on it
 ]]
 local meta = call('HMGET', META, 'epoch', 'gone', 'active')
 if meta[1] ~= ARGV[1] or meta[2] then
   return {meta[1] and tonumber(meta[1]) >= tonumber(ARGV[1]) and 'gone' or 'missing'}
+end
+if comesLate(ARGV[2], tonumber(ARGV[7])) then
+  return {'late'}
 end
 local id, exclusive = ARGV[3], ARGV[5]
 if call('HEXISTS', CONSUMERS, id) == 0 then

@@ -17,7 +17,8 @@
     heads, parked  ordering keys: hash key -> the one message of it outside `parked`; zset of the key's
                    length in a byte, the key, the ref: no key is the start of another's members
     meta           hash  epoch, gone, counters, agenda, 'w:<writer>' -> the writer's last append, and
-                   'd:<slot>' -> when a slot that was a writer was found dead, ms
+                   'd:<slot>' -> when a slot that was a writer was found dead, ms, and
+                   'r:<slot>' -> the round that a slot's calls are in, see comesLate
     waiting        set   slots that want a wake-up
     consumers      hash  id -> 'slot order priority exclusive'; meta's 'active' names the single one
     dedup:<epoch>:<bucket>  set of de-duplication ids
@@ -78,6 +79,17 @@ local function wake()
   if slot then
     call('PUBLISH', 'sluice:wake:' .. slot, base)
   end
+end
+
+-- Whether a call of a slot comes late. A process begins a new round when a reply is lost: a call of
+-- an earlier one was given up on, and what it would bring nobody would know of.
+local function comesLate(slot, round)
+  local field = 'r:' .. slot
+  local known = tonumber(call('HGET', META, field) or 0)
+  if round > known and call('HEXISTS', META, 'epoch') == 1 then
+    call('HSET', META, field, round)
+  end
+  return round < known
 end
 
 -- Counter changes of this call, written once by commit(). 'ready' counts unread, ready and parked

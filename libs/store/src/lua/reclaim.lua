@@ -11,15 +11,20 @@
   ARGV[2] slot     whose, e.g. d12
   ARGV[3] limit    bounds one call
   ARGV[4] dead     1 = the slot is dead
-  ARGV[5] ...      keep: entry ids ('level:id') and refs that the caller knows it holds
+  ARGV[5] round    of a live one, see comesLate
+  ARGV[6] ...      keep: entry ids ('level:id') and refs that the caller knows it holds
 
   Returns {'more', messages} or {'done', messages}: how many were taken back
+       or {'late'}: the caller gave up on it, and may hold more by now
 ]]
 options(ARGV[1])
 local slot, limit, dead = ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 local slotNumber = tonumber(string.sub(slot, 2))
+if not dead and comesLate(slot, tonumber(ARGV[5])) then
+  return {'late'}
+end
 local keep = {}
-for at = 5, #ARGV do
+for at = 6, #ARGV do
   keep[ARGV[at]] = true
 end
 local moved, more = 0, false
@@ -89,6 +94,7 @@ if dead and not more then
     end
   end
   call('SREM', WAITING, slot)
+  call('HDEL', META, 'r:' .. slot)
   local consumers = call('HGETALL', CONSUMERS)
   for i = 1, #consumers, 2 do
     if string.match(consumers[i + 1], '^%S+') == slot then

@@ -21,12 +21,17 @@
 
   ARGV[1] options  see prelude
   ARGV[2] slot     the caller's slot number; 0 = leases
-  ARGV[3] ...      six a message, as above
+  ARGV[3] round    of the slot, see comesLate; 0 for leases
+  ARGV[4] ...      six a message, as above
 
   Returns {'ok', outcomes}: a letter a message: r(eady), d(ue), l (dead letter), e(xtended), x (stale)
+       or {'late'}: the caller gave up on it
 ]]
 options(ARGV[1])
 local slotNumber = tonumber(ARGV[2])
+if slotNumber > 0 and comesLate('d' .. slotNumber, tonumber(ARGV[3])) then
+  return {'late'}
+end
 local now = clock()
 local outcomes = {}
 local soonest
@@ -131,7 +136,7 @@ local function finish(ref, value, action, ms, failure)
   return 'r'
 end
 
-for at = 3, #ARGV, 6 do
+for at = 4, #ARGV, 6 do
   local place, ref, fence, action = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local ms, value = tonumber(ARGV[at + 4]), nil
   if place == '' then

@@ -16,11 +16,13 @@
   ARGV[6] holder   kept with a leased message to tell who had it; no line feed
   ARGV[7] wait     1 = join the waiting slots when there is nothing; 2 = join them in any case; 0
   ARGV[8] bytesMax the reply's bytes after which no further message is added
+  ARGV[9] round    of the caller, see comesLate
 
   Returns {'ok', wakeMs, batches, level, id, blob, after, ..., ref, acquired, failed, value, ...}:
           `batches` whole batches, then single messages, each in order; `after`: how many of the
           singles come before the batch. wakeMs: until the next due time, -1 = none
        or {'gone'} or {'missing'}, as append does
+       or {'late'}: the caller gave up on it, and holds nothing by it
 ]]
 options(ARGV[1])
 local meta = call('HMGET', META, 'epoch', 'gone', 'bytes', 'next', 'ready')
@@ -28,6 +30,9 @@ if meta[1] ~= ARGV[2] or meta[2] then
   return {meta[1] and tonumber(meta[1]) >= tonumber(ARGV[2]) and 'gone' or 'missing'}
 end
 local slot, credit, leaseMs = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+if comesLate(slot, tonumber(ARGV[9])) then
+  return {'late'}
+end
 local slotNumber = tonumber(string.sub(slot, 2))
 local now = clock()
 local deadline = leaseMs > 0 and now + leaseMs or -slotNumber
