@@ -13,6 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { BrokerError, limits, type Report } from '@sluice/core'
 import type { HeldReturn, QueueStore, Taken, TakenMessage } from '@sluice/store'
 import { type Consumer, Delivery, type GiveBack, type HeldBatch, heldBatch } from './handing.ts'
+import { Observer } from './observer.ts'
 
 /** A batch stays half settled this long before the settled ones are noted, ms. */
 const PARTIAL_MS = 100
@@ -32,6 +33,7 @@ export class Feed {
   readonly #store: QueueStore
   readonly #report: Report
   readonly #ended: () => void
+  readonly #observer: Observer
   /** By priority; those of one priority in turn. */
   readonly #consumers: Consumer[] = []
   /** What the slot holds: 'level:id' of batches, refs of single messages. */
@@ -64,7 +66,13 @@ export class Feed {
   #sending = 0
 
   /** @param ended called when nobody consumes and nothing is held any more. */
-  constructor(store: QueueStore, report: Report, ended: () => void) {
+  constructor(
+    store: QueueStore,
+    report: Report,
+    ended: () => void,
+    observer: Observer = new Observer(store, undefined),
+  ) {
+    this.#observer = observer
     this.#store = store
     this.#report = report
     this.#ended = ended
@@ -124,7 +132,9 @@ export class Feed {
     this.#getting++
     try {
       const { batches, messages } = await this.#store.take(1, false)
-      return this.#deliveries(batches, messages)[0]
+      const [delivery] = this.#deliveries(batches, messages)
+      if (delivery !== undefined && this.#observer.on) this.#observer.handed(delivery)
+      return delivery
     } catch (error) {
       this.#lost = true
       throw error
@@ -137,6 +147,7 @@ export class Feed {
   /** The message is done with. */
   ack(delivery: Delivery): void {
     const { batch, index } = delivery
+    if (this.#observer.on) this.#observer.ended(delivery, 'ack')
     this.#held--
     if (batch) {
       batch.left--
@@ -157,6 +168,7 @@ export class Feed {
 
   /** The message goes back to its queue, or to the dead letters. */
   giveBack(delivery: Delivery, how: GiveBack): void {
+    if (this.#observer.on) this.#observer.ended(delivery, how)
     this.#held--
     this.#returns.push({ delivery, how })
     this.#schedule()
@@ -294,6 +306,7 @@ export class Feed {
   }
 
   #handTo(consumer: Consumer, delivery: Delivery): void {
+    if (this.#observer.on) this.#observer.handed(delivery)
     consumer.deliver(delivery)
     if (consumer.noAck) this.ack(delivery)
   }

@@ -2,20 +2,25 @@
 import type { Report } from '@sluice/core'
 import type { QueueStore } from '@sluice/store'
 import { Feed } from './feed.ts'
+import { Observer, type Watched } from './observer.ts'
 
 export class Feeds {
   readonly #report: Report
+  readonly #watched: Watched | undefined
   readonly #feeds = new Map<QueueStore, Feed>()
 
-  constructor(report: Report) {
+  /** @param watched where deliveries are told of; nowhere unless given. */
+  constructor(report: Report, watched?: Watched) {
     this.#report = report
+    this.#watched = watched
   }
 
   /** The feed of a queue; it ends by itself when nobody uses it any more. */
   of(store: QueueStore): Feed {
     let feed = this.#feeds.get(store)
     if (!feed) {
-      feed = new Feed(store, this.#report, () => this.#feeds.delete(store))
+      const observer = new Observer(store, this.#watched)
+      feed = new Feed(store, this.#report, () => this.#feeds.delete(store), observer)
       this.#feeds.set(store, feed)
     }
     return feed

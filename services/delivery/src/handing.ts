@@ -1,5 +1,6 @@
 /** What consumers are handed: one delivery of one message, and how it may go back. */
 import type { MessageRecord } from '@sluice/store'
+import type { Span } from '@sluice/telemetry'
 import type { Feed } from './feed.ts'
 
 /** Somebody who takes deliveries. */
@@ -48,6 +49,10 @@ export class Delivery {
   /** '' for a message in a batch. */
   readonly ref: string
   readonly index: number
+  /** When a consumer got it, ms of the process's clock, cut to 32 bits; -1 = nobody has it. */
+  handedMs = -1
+  /** Of a delivery that is traced. */
+  span: Span | undefined = undefined
 
   constructor(
     feed: Feed,

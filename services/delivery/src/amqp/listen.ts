@@ -84,7 +84,7 @@ class AmqpServer {
     this.#config = config
     this.#context = {
       deps,
-      feeds: new Feeds(deps.report),
+      feeds: new Feeds(deps.report, deps),
       replyTo: new ReplyTo(deps.store),
       messageBytesMax: config.messageBytesMax,
       ackTimeoutMs: config.amqpAckTimeoutMs,
