@@ -121,3 +121,9 @@ export const AMQP_CONNECTIONS_MAX = 50_000
 
 /** One WebSocket message of a client that speaks AMQP; it may cut frames as it likes. */
 export const AMQP_WEBSOCKET_MESSAGE_MAX = 16 * 1024 * 1024
+
+/** How long an accepted request is known while it waits; a week covers a weekend's outage. */
+export const REQUEST_WAITING_MS_MAX = 7 * 24 * 3_600_000
+
+/** `Prefer: wait`: longer ones are cut to this, which the usual proxies let pass. */
+export const REQUEST_WAIT_MS_MAX = 55_000

@@ -40,6 +40,14 @@ export {
 } from './queue-store.ts'
 export { encodeRecord, type MessageRecord } from './record.ts'
 export { type ServerState, unavailable } from './redis.ts'
+export {
+  type FoundRequest,
+  isOver,
+  type KeptAnswer,
+  type RequestRecord,
+  type RequestState,
+  type Requests,
+} from './requests.ts'
 export type {
   DropOutcome,
   Peeked,

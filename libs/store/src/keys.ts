@@ -27,6 +27,11 @@ export function endpointBase(vhost: string, subscription: string): string {
   return `sluice:{push/${encodeURIComponent(vhost)}/${encodeURIComponent(subscription)}}:`
 }
 
+/** All keys of a request that an ingest accepted start with this; never a queue's. */
+export function requestBase(id: string): string {
+  return `sluice:{request/r/${encodeURIComponent(id)}}:`
+}
+
 /** The queue that a base belongs to. */
 export function parseQueueBase(base: string): { vhost: string; name: string } | undefined {
   const match = /^sluice:\{([^/{}]*)\/([^/{}]*)\}:$/.exec(base)

@@ -14,6 +14,7 @@ import type { QueueContext } from './queue-context.ts'
 import { QueueStore } from './queue-store.ts'
 import { decodeRecord, type MessageRecord, SIZE_BYTES } from './record.ts'
 import { connect, readServerState, type ServerState, unavailable } from './redis.ts'
+import { Requests } from './requests.ts'
 import { needsFsync, replicasOf, type Safety, safetyOf } from './safety.ts'
 import type { QueueSettings } from './settings.ts'
 import { Slot } from './slot.ts'
@@ -84,6 +85,8 @@ export class Store {
   /** The topology as stored. */
   readonly definitions: Definitions
   readonly jobs: Jobs
+  /** What became of requests that ingests accepted. */
+  readonly requests: Requests
   readonly #options: StoreOptions
   readonly #writes: Redis
   readonly #work: Redis
@@ -110,8 +113,9 @@ export class Store {
     this.#state = state
     this.definitions = new Definitions(work, subscriber)
     this.jobs = new Jobs(work)
+    this.requests = new Requests(writes, work, () => this.slot.name)
     this.slot = new Slot(work, subscriber, options.report, {
-      wake: (base) => this.#queues.get(base)?.wake(),
+      wake: (base) => (this.#queues.get(base) ?? this.requests).wake(base),
       lost: () => options.report(new Error('this process was away for longer than its heartbeat')),
     })
     this.#context = {
