@@ -39,6 +39,7 @@ export {
   stronger,
 } from './publish/outcome.ts'
 export {
+  carryTrace,
   Draft,
   MessageFields,
   PublishHeaders,

@@ -4,9 +4,9 @@
  */
 
 export interface TraceContext {
-  readonly traceparent?: string
-  readonly tracestate?: string
-  readonly baggage?: string
+  readonly traceparent?: string | undefined
+  readonly tracestate?: string | undefined
+  readonly baggage?: string | undefined
 }
 
 /** Longest values that are passed on: as the recommendations ask of those who propagate them. */

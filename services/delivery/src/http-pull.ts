@@ -20,7 +20,9 @@ import type { LeasedMessage } from '@sluice/store'
 import type { Count } from '@sluice/telemetry'
 import { z } from 'zod'
 import { findQueue, onQueue } from './find-queue.ts'
+import { LeaseSpans } from './lease-spans.ts'
 import { Encoding, StoredFields, storedEvent, storedJson } from './message-json.ts'
+import type { Watched } from './observer.ts'
 
 const LEASE_MESSAGES_MAX = 1_000
 const SETTLEMENTS_MAX = 1_000
@@ -99,9 +101,10 @@ const OUTCOMES = ['settled', 'retried', 'released', 'dead-lettered', 'extended',
 
 /** @param pollsMax requests that may wait at a time. */
 export function pullRoutes(
-  { topology, metrics }: Pick<Deps, 'topology' | 'metrics'>,
+  { topology, metrics, tracing, store: storage }: Pick<Deps, 'topology' | keyof Watched>,
   pollsMax: number = LONG_POLLS_MAX,
 ): Route[] {
+  const spans = new LeaseSpans({ metrics, tracing, store: storage })
   const leased = metrics.count('leased', { door: 'http' })
   let polls = 0
 
@@ -138,6 +141,7 @@ export function pullRoutes(
       try {
         const messages = await onQueue(topology, params, ({ store }) => store.lease(options))
         leased.value += messages.length
+        spans.leased(params, messages, call.req.headers)
         if (query.events !== undefined) return leasedEvents(call, query.events, messages)
         return {
           status: 200,
@@ -149,10 +153,14 @@ export function pullRoutes(
     },
   })
 
-  return [lease, settleRoute(topology, metrics)]
+  return [lease, settleRoute(topology, metrics, spans)]
 }
 
-function settleRoute(topology: Deps['topology'], metrics: Deps['metrics']): Route {
+function settleRoute(
+  topology: Deps['topology'],
+  metrics: Deps['metrics'],
+  spans: LeaseSpans,
+): Route {
   const settled = Object.fromEntries(
     OUTCOMES.map((outcome) => [outcome, metrics.count('settled', { door: 'http', outcome })]),
   ) as Record<(typeof OUTCOMES)[number], Count>
@@ -172,10 +180,11 @@ function settleRoute(topology: Deps['topology'], metrics: Deps['metrics']): Rout
       },
     },
     refusals: ['vhost_not_found', 'queue_not_found'],
-    async handle({ params, body: { settlements } }) {
+    async handle({ req, params, body: { settlements } }) {
       const { store } = await findQueue(topology, params)
       const outcomes = await store.settle(settlements)
       for (const outcome of outcomes) settled[outcome].value++
+      spans.settled(params, settlements, outcomes, req.headers)
       return { status: 200, body: { outcomes } }
     },
   })

@@ -7,6 +7,7 @@
 import { isUtf8 } from 'node:buffer'
 import { BrokerError, limits } from '@sluice/core'
 import {
+  carryTrace,
   type Deps,
   Draft,
   draftEvent,
@@ -46,6 +47,8 @@ interface BatchOptions {
   /** For messages that have none of their own. */
   readonly routingKey: string
   readonly messageBytesMax: number
+  /** Headers of the request, for the trace that its messages belong to. */
+  readonly headers: Readonly<Record<string, unknown>>
 }
 
 export class BatchRun implements PublishReply {
@@ -205,10 +208,11 @@ export class BatchRun implements PublishReply {
   }
 
   #send(draft: Draft, body: Buffer, line: number): void {
-    const { vhost, exchange, messageBytesMax } = this.#options
+    const { vhost, exchange, messageBytesMax, headers } = this.#options
     if (body.length > messageBytesMax) {
       throw new BrokerError('message_too_large', `A body has at most ${messageBytesMax} bytes.`)
     }
+    carryTrace(draft, headers)
     const message = toMessage(draft, exchange, body, this.#deps.store.state.clockAheadMs)
     if (draft.mandatory) this.#mandatory.add(line)
     this.#sizes.set(line, body.length)

@@ -12,7 +12,7 @@
  *
  * Hot path, as http-publish.ts: measured by test/bench/http.bench.ts.
  */
-import { BrokerError, limits } from '@sluice/core'
+import { BrokerError, exchangeName, limits } from '@sluice/core'
 import {
   type Deps,
   EVENTS_TYPE,
@@ -29,7 +29,7 @@ import {
 import type { Request, Response } from 'express'
 import { z } from 'zod'
 import { BatchRun, BatchSummary } from './batch-run.ts'
-import { exchangeName, PUBLISH_REFUSALS, refuseInternal } from './http-publish.ts'
+import { PUBLISH_REFUSALS, refuseInternal } from './http-publish.ts'
 import { LineSplitter } from './ndjson.ts'
 
 const Query = z.strictObject({
@@ -75,7 +75,10 @@ export function batchRoute(deps: Deps, { messageBytesMax }: { messageBytesMax: n
       const readBatch = reader(req)
       await checkExchange(deps, vhost, exchange)
       const { routingKey, lines } = query
-      const run = new BatchRun(deps, counts, { vhost, exchange, routingKey, messageBytesMax })
+      const run = new BatchRun(deps, counts, {
+        ...{ vhost, exchange, routingKey, messageBytesMax },
+        headers: req.headers,
+      })
       const ended = await readBatch({ req, res, signal, run, lines, messageBytesMax })
       await run.settled()
       if (res.destroyed) return undefined // the client is gone; what it sent is published

@@ -10,13 +10,14 @@
 import {
   BrokerError,
   DEFAULT_EXCHANGE,
-  DEFAULT_EXCHANGE_ALIAS,
   type Durability,
   type ErrorCode,
+  exchangeName,
   limits,
 } from '@sluice/core'
 import {
   type Call,
+  carryTrace,
   type Deps,
   Draft,
   describeReached,
@@ -131,11 +132,6 @@ export function publishRoutes(deps: Deps, options: PublishOptions): Route[] {
   ]
 }
 
-/** The default exchange has no name of its own; a path segment needs one. */
-export function exchangeName(name: string): string {
-  return name === DEFAULT_EXCHANGE_ALIAS ? DEFAULT_EXCHANGE : name
-}
-
 /** Throws forbidden for an exchange that only other exchanges publish to. */
 export function refuseInternal({ topology }: Deps, vhost: string, exchange: string): void {
   if (topology.table.exchange(vhost, exchange)?.internal) {
@@ -179,6 +175,7 @@ class Publication implements PublishReply {
     const draft = this.#draft
     const named = draft.routingKey
     readHeaders(this.#req.rawHeaders, draft)
+    carryTrace(draft, this.#req.headers)
     this.#event = eventMode(this.#req.headers)
     if (this.#event === 'batched') {
       throw new BrokerError('unsupported_media_type', 'Send a batch of events to .../batch.')

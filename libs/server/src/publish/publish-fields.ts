@@ -24,6 +24,7 @@
 import { isUtf8 } from 'node:buffer'
 import { encodeProperties, type Properties, type Table } from '@sluice/amqp'
 import { BrokerError, type Durability, limits, type Message } from '@sluice/core'
+import { readTraceContext, writeTraceContext } from '@sluice/telemetry'
 import { z } from 'zod'
 
 /** A message while its fields are read. */
@@ -231,6 +232,20 @@ export function readHeaders(rawHeaders: readonly string[], draft: Draft): void {
     field.set(draft, parseHeader(raw, field, value) as never)
   }
   if (table !== undefined) draft.properties.headers = table
+}
+
+/**
+ * Puts the trace that a request belongs to into the message's headers, unless it has its own
+ * there. `carrier` are the request's headers, names in lower case.
+ */
+export function carryTrace(draft: Draft, carrier: Readonly<Record<string, unknown>>): void {
+  const context = readTraceContext(carrier)
+  if (context === undefined) return
+  const { traceparent, tracestate, baggage } = context
+  const headers = { ...draft.properties.headers }
+  if (!('traceparent' in headers)) writeTraceContext({ traceparent, tracestate }, headers)
+  if (!('baggage' in headers)) writeTraceContext({ baggage }, headers)
+  draft.properties.headers = headers
 }
 
 /**
