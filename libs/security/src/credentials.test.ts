@@ -3,7 +3,8 @@ import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { Credentials, keptPassword } from './credentials.ts'
+import { keptPassword } from './admin-password.ts'
+import { Credentials } from './credentials.ts'
 
 const credentials = new Credentials('admin', 'pass:wörd')
 const basic = (text: string) => `Basic ${Buffer.from(text).toString('base64')}`
@@ -21,11 +22,15 @@ test('Basic with name and password, or Bearer with the password, proves the admi
     'Bearer pass:wörd',
     'bearer  pass:wörd ',
   ]) {
-    assert.deepEqual(credentials.authenticate(header), { name: 'admin' }, header)
+    assert.deepEqual(
+      credentials.authenticate(header),
+      { kind: 'administrator', name: 'admin' },
+      header,
+    )
   }
 })
 
-test('anything else proves nothing', () => {
+test('anything else proves nothing', async () => {
   for (const header of [
     undefined,
     '',
@@ -43,7 +48,7 @@ test('anything else proves nothing', () => {
     'Digest pass:wörd',
     `Bearer ${'x'.repeat(100_000)}`,
   ]) {
-    assert.equal(credentials.authenticate(header), undefined, header?.slice(0, 40))
+    assert.equal(await credentials.authenticate(header), undefined, header?.slice(0, 40))
   }
 })
 

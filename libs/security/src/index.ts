@@ -1,5 +1,34 @@
-export { Credentials, keptPassword } from './credentials.ts'
-export type { Principal } from './principal.ts'
+export {
+  Access,
+  type AccessOptions,
+} from './access.ts'
+export { keptPassword } from './admin-password.ts'
+export { newApiKey } from './api-keys.ts'
+export { Credentials } from './credentials.ts'
+export {
+  ACCESS_KINDS,
+  type AccessKind,
+  ApiKeyDocument,
+  type Directory,
+  KeyPermission,
+  PermissionDocument,
+  parseUserName,
+  readDocument,
+  Tags,
+  TopicPermissionDocument,
+  TopicRule,
+  UserDocument,
+} from './documents.ts'
+export { Grants } from './grants.ts'
+export { hashPassword, importHash } from './passwords.ts'
+export {
+  describePrincipal,
+  type Operation,
+  type Principal,
+  TAGS,
+  type Tag,
+} from './principal.ts'
+export { type Resource, refusalText } from './resource.ts'
 export {
   keyFingerprint,
   SIGNING_SCHEMES,
@@ -8,3 +37,4 @@ export {
   webhookPublicKey,
   webhookSigner,
 } from './standard-webhooks.ts'
+export { type TokenOptions, Tokens } from './tokens.ts'

@@ -66,6 +66,16 @@ export class Documents {
     return this.#lists.get(listOf(kind, vhost))?.get(name)?.value
   }
 
+  /** Whether those of these kinds are the very same in another table. */
+  same(other: Documents, kinds: readonly DocumentKind[]): boolean {
+    if (this === other) return true
+    const starts = kinds.map((kind) => `${PREFIX}${kind}/`)
+    const lists = [...new Set([...this.#lists.keys(), ...other.#lists.keys()])]
+    return lists
+      .filter((list) => starts.some((start) => list.startsWith(start)))
+      .every((list) => this.#lists.get(list) === other.#lists.get(list))
+  }
+
   /** Sorted by name. */
   list(kind: DocumentKind, vhost: string): NamedDocument[] {
     const list = [...(this.#lists.get(listOf(kind, vhost))?.values() ?? [])]

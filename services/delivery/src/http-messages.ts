@@ -64,6 +64,7 @@ export function messageRoutes({ topology }: Deps): Route[] {
     method: 'get',
     path,
     tag: 'operate',
+    needs: { read: 'queue' },
     summary: 'Look at messages without touching them',
     query: PeekQuery,
     answers: { 200: { description: 'A page of them.', body: pageOf(PeekedJson) } },
@@ -86,6 +87,7 @@ export function messageRoutes({ topology }: Deps): Route[] {
     method: 'delete',
     path,
     tag: 'operate',
+    needs: { read: 'queue' },
     summary: 'Purge a queue',
     description: 'Removes the messages that are ready. Held, delayed and dying ones stay.',
     answers: {

@@ -45,6 +45,7 @@ function reads({ topology }: Deps): Route[] {
       method: 'get',
       path: '/v1/vhosts/:vhost/queues',
       tag,
+      needs: 'vhost',
       summary: 'List queues, with live counts',
       query: PageQuery,
       answers: { 200: { description: 'A page of them.', body: pageOf(Queue) } },
@@ -66,6 +67,7 @@ function reads({ topology }: Deps): Route[] {
       method: 'get',
       path,
       tag,
+      needs: 'vhost',
       summary: 'Show a queue, with live counts',
       answers: { 200: { description: 'The queue.', body: Queue } },
       refusals: ['vhost_not_found', 'queue_not_found'],
@@ -89,6 +91,7 @@ function writes({ topology }: Deps): Route[] {
       method: 'put',
       path,
       tag,
+      needs: { configure: 'queue' },
       summary: 'Declare a queue',
       body: QueueBody,
       answers: PUT_ANSWERS,
@@ -102,6 +105,7 @@ function writes({ topology }: Deps): Route[] {
       method: 'delete',
       path,
       tag,
+      needs: { configure: 'queue' },
       summary: 'Delete a queue, its bindings and its messages',
       query: z.strictObject({
         ifEmpty: z

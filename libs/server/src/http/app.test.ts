@@ -24,6 +24,7 @@ const echo = route({
   method: 'post',
   path: '/v1/echo/:name',
   tag: 'test',
+  needs: 'login',
   summary: 'Echo',
   query: z.strictObject({ count: z.coerce.number().int().max(9).default(1) }),
   body: z.strictObject({ text: z.string().max(5).default('none') }),
@@ -39,6 +40,7 @@ const raw = route({
   method: 'post',
   path: '/v1/raw',
   tag: 'test',
+  needs: 'login',
   summary: 'Length',
   body: { raw: true, description: 'Anything.', types: { '*/*': undefined } },
   answers,
@@ -53,6 +55,7 @@ const failing = (error: unknown) =>
     method: 'get',
     path: '/v1/failing',
     tag: 'test',
+    needs: 'login',
     summary: 'Fails',
     answers,
     handle: () => Promise.reject(error),
@@ -109,7 +112,7 @@ test('a route gets its path, query and body checked and defaulted, and knows who
     params: { name: 'a/b' },
     query: { count: 3 },
     body: { text: 'hi' },
-    principal: { name: 'admin' },
+    principal: { kind: 'administrator', name: 'admin' },
   })
   assert.deepEqual((await post('/v1/echo/x')).body.body, { text: 'none' })
 })

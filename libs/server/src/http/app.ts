@@ -1,20 +1,22 @@
 /**
  * The Express app of a process: what every request passes before and after its route.
  *
- * Order is the safety. A request is first measured (headers, URL), then its sender is known, and
- * only then is its route looked for and its body read: a stranger learns and stores nothing.
+ * Order is the safety. A request is first measured (headers, URL), then its sender is known, then its
+ * route is found and whether the sender may use it, and only then is its body read: a stranger
+ * learns and stores nothing.
  */
 import { BrokerError, limits, type Report } from '@sluice/core'
-import type { Credentials } from '@sluice/security'
-import express, { type Express, type RequestHandler } from 'express'
+import type { Credentials, Principal } from '@sluice/security'
+import express, { type Express, type Request, type RequestHandler, type Response } from 'express'
 import { docsRoutes } from './docs.ts'
 import { data } from './headers.ts'
+import { missing, type Needs } from './needs.ts'
 import { problems } from './problem.ts'
 import type { Route } from './route.ts'
 
 export interface AppOptions {
   readonly routes: readonly Route[]
-  readonly credentials: Pick<Credentials, 'authenticate'>
+  readonly credentials: Pick<Credentials, 'authenticate' | 'access'>
   readonly report: Report
   /** Hears of each request once it was answered or given up: its route as declared, its time. */
   readonly answered?: (route: string, status: number, seconds: number) => void
@@ -31,13 +33,14 @@ export function httpApp(options: AppOptions): Express {
   app.enable('strict routing')
   app.set('query parser', false)
 
-  const open = new Set(routes.filter((route) => route.open).map((route) => route.path))
+  const open = new Set(routes.filter(({ needs }) => needs === 'nothing').map((route) => route.path))
   app.use(guard(options, open))
   const hot = routes.filter((route) => route.hot)
   for (const route of [...hot, ...routes.filter((route) => !route.hot)]) {
     const label = `${route.method.toUpperCase()} ${route.path}`
     const serve: RequestHandler = (req, res) => {
       res.locals['route'] = label
+      if (route.needs !== 'nothing') admit(options.credentials, route.needs, req, res)
       return route.serve(req, res)
     }
     app[route.method](route.path, serve)
@@ -80,21 +83,50 @@ function guard(
     }
     if (open.has(req.path)) return next()
 
-    const principal = credentials.authenticate(req.headers.authorization)
-    if (principal === undefined) {
-      throw new BrokerError('unauthenticated', 'Send the admin credential: Basic or Bearer.')
+    const { authorization } = req.headers
+    const proven = credentials.authenticate(authorization, req.socket.remoteAddress)
+    if (proven instanceof Promise) {
+      proven.then((principal) => enter(principal, req, res, stopping)).then(() => next(), next)
+    } else {
+      enter(proven, req, res, stopping)
+      next()
     }
-    if (req.headers['sec-fetch-site'] === 'cross-site') {
-      // A browser adds a remembered Basic credential to forms that other sites submit.
-      throw new BrokerError('forbidden', 'Requests that another site makes are refused.')
-    }
-    if (stopping?.aborted) {
-      res.setHeader('Connection', 'close')
-      throw new BrokerError('draining', 'This process is stopping; another one may answer.')
-    }
-    res.locals['principal'] = principal
-    next()
   }
+}
+
+/** Lets in whom a credential has proven. */
+function enter(
+  principal: Principal | undefined,
+  req: Request,
+  res: Response,
+  stopping: AbortSignal | undefined,
+): void {
+  if (principal === undefined) {
+    throw new BrokerError('unauthenticated', 'Send a credential: Basic or Bearer.')
+  }
+  if (req.headers['sec-fetch-site'] === 'cross-site') {
+    // A browser adds a remembered Basic credential to forms that other sites submit.
+    throw new BrokerError('forbidden', 'Requests that another site makes are refused.')
+  }
+  if (stopping?.aborted) {
+    res.setHeader('Connection', 'close')
+    throw new BrokerError('draining', 'This process is stopping; another one may answer.')
+  }
+  res.locals['principal'] = principal
+}
+
+/** Throws forbidden unless the caller has what the route needs; one that says nothing, all. */
+function admit(
+  { access }: Pick<Credentials, 'access'>,
+  needs: Needs = 'administrator',
+  req: Request,
+  res: Response,
+): void {
+  res.locals['access'] = access
+  res.locals['needs'] = needs
+  const asked = { method: req.method.toLowerCase(), params: req.params as Record<string, string> }
+  const why = missing(access, res.locals['principal'] as Principal, needs, asked)
+  if (why !== undefined) throw new BrokerError('forbidden', why)
 }
 
 function methodsByPath(routes: readonly Route[]): Map<string, string[]> {

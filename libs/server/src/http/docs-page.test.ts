@@ -12,6 +12,7 @@ const routes = [
     method: 'get',
     path: '/v1/items',
     tag: 'topology',
+    needs: 'login',
     summary: 'List <items>',
     answers: { 200: { description: 'All.', body: z.object({ items: z.array(Item) }) } },
     handle: () => ({ status: 200, body: { items: [] } }),
@@ -20,6 +21,7 @@ const routes = [
     method: 'post',
     path: '/v1/items/:item/settlements',
     tag: 'publish',
+    needs: 'login',
     summary: 'Settle',
     description: 'Answers `stale` when too late.',
     body: z.strictObject({

@@ -12,6 +12,7 @@ export function docsRoutes(routes: readonly Route[]): Route[] {
       method: 'get',
       path,
       tag: 'operate',
+      needs: 'login',
       summary,
       answers: { 200: { description: type } },
       handle({ res }) {
@@ -26,6 +27,7 @@ export function docsRoutes(routes: readonly Route[]): Route[] {
       method: 'get',
       path: '/openapi.json',
       tag: 'operate',
+      needs: 'login',
       summary: 'This API as an OpenAPI 3.1 document',
       answers: { 200: { description: 'The document.' } },
       handle: () => ({ status: 200, body: document }),

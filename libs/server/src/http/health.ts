@@ -46,7 +46,7 @@ export function healthRoutes({ roundTrip, metricsText, stopping }: HealthOptions
       path: '/healthz',
       tag: 'operate',
       summary: 'Whether this process runs',
-      open: true,
+      needs: 'nothing',
       answers: { 200: { description: 'It does.', body: Health } },
       handle: () => ({ status: 200, body: { status: 'ok' } }),
     }),
@@ -55,7 +55,7 @@ export function healthRoutes({ roundTrip, metricsText, stopping }: HealthOptions
       path: '/readyz',
       tag: 'operate',
       summary: 'Whether this process can serve: 503 while Redis is away, or while it stops',
-      open: true,
+      needs: 'nothing',
       answers: { 200: { description: 'It can.', body: Health } },
       async handle() {
         if (stopping.aborted) throw new BrokerError('draining', 'This process is stopping.')
@@ -68,6 +68,7 @@ export function healthRoutes({ roundTrip, metricsText, stopping }: HealthOptions
       method: 'get',
       path: '/metrics',
       tag: 'operate',
+      needs: 'monitoring',
       summary: 'Metrics of this process in Prometheus’s text format',
       answers: {
         200: { description: 'See docs/metrics.md.', body: z.string(), type: 'text/plain' },

@@ -39,7 +39,7 @@ export function openApi(routes: readonly Route[]): Json {
 }
 
 function operation(route: Route, schemas: Json): Json {
-  const { method, path, tag, summary, description, open, query, headers, body } = route
+  const { method, path, tag, summary, description, needs, query, headers, body } = route
   const parameters = [
     ...[...path.matchAll(/:(\w+)/g)].map(([, name]) => ({
       name,
@@ -57,7 +57,7 @@ function operation(route: Route, schemas: Json): Json {
     tags: [tag],
     summary,
     ...(description && { description }),
-    ...(open && { security: [] }),
+    ...(needs === 'nothing' && { security: [] }),
     ...(parameters.length > 0 && { parameters }),
     ...(body && { requestBody: requestBody(body, schemas) }),
     responses: responses(route, schemas),
@@ -106,7 +106,7 @@ function responses(route: Route, schemas: Json): Json {
   }
   const own =
     route.body === undefined ? [] : (['message_too_large', 'unsupported_media_type'] as const)
-  const credential = route.open ? [] : (['unauthenticated'] as const)
+  const credential = route.needs === 'nothing' ? [] : (['unauthenticated', 'forbidden'] as const)
   const codes = new Set<ErrorCode>([...COMMON, ...credential, ...own, ...(route.refusals ?? [])])
   const byStatus = Map.groupBy(codes, (code) => String(STATUS[code]))
   for (const [status, list] of [...byStatus].sort()) {

@@ -80,6 +80,11 @@ export class ChannelSession implements ChannelHandler {
     this.channel.deliver(consumer.tag, tag, redelivered, exchange, routingKey, properties, body)
   }
 
+  /** What the user may do has changed. */
+  review(): void {
+    this.#consuming.review()
+  }
+
   cancelled(consumer: AmqpConsumer): void {
     this.#consuming.cancelled(consumer)
   }

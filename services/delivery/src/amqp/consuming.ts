@@ -65,6 +65,7 @@ export class Consuming {
     }
     if (queue === REPLY_TO) return this.#consumeReplies(method, tag)
     const { session } = this.#channel
+    session.require('read', { kind: 'queue', name: queue }) // 84
     const entry = await session.queue(queue)
     const single = entry.definition.arguments['x-single-active-consumer'] === true
     if (single && exclusive) throw refused('exclusive consumers are not possible on this queue')
@@ -117,6 +118,23 @@ export class Consuming {
     consumer.attached = false
     if (channel.connection.capabilities.has('consumer_cancel_notify')) {
       channel.send({ name: 'basic.cancel', consumerTag: consumer.tag, noWait: true })
+    }
+  }
+
+  /** 17, 68: consumers of queues that the user may no longer read are cancelled. */
+  review(): void {
+    const { session, channel } = this.#channel
+    for (const { consumer, entry } of [...this.#consumers.values()]) {
+      const { name } = entry.definition
+      if (session.grants.allows('read', 'queue', name)) continue
+      if (channel.connection.capabilities.has('consumer_cancel_notify')) {
+        this.cancelled(consumer)
+        entry.store.detach(consumer.id).catch(session.context.deps.report)
+      } else {
+        const resource = { kind: 'queue', name } as const
+        channel.fail(refused(session.grants.refusal('read', resource) ?? ''), 0)
+        return
+      }
     }
   }
 

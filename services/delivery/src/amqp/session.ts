@@ -2,12 +2,22 @@
  * One AMQP connection as the broker sees it: who it is, which vhost it works in, and what is
  * exclusive to it. Knows no frame; libs/amqp does.
  */
-import type { Channel, ChannelHandler, Connection, ConnectionHandler } from '@sluice/amqp'
+import assert from 'node:assert/strict'
+import {
+  AmqpError,
+  type Channel,
+  type ChannelHandler,
+  type Connection,
+  type ConnectionHandler,
+  REPLY_CODES,
+} from '@sluice/amqp'
+import { BrokerError } from '@sluice/core'
+import type { Grants, Operation, Principal, Resource } from '@sluice/security'
 import type { Deps } from '@sluice/server'
 import type { QueueEntry } from '@sluice/topology'
 import type { Feeds } from '../feeds.ts'
 import { ChannelSession } from './channel-session.ts'
-import { locked, notAllowed, notFound } from './reply.ts'
+import { locked, notAllowed, notFound, refused } from './reply.ts'
 import type { ReplyTo } from './reply-to.ts'
 
 type Credentials = Parameters<ConnectionHandler['authenticate']>[0]
@@ -22,6 +32,13 @@ export interface AmqpContext {
   readonly ackTimeoutMs: number
 }
 
+/** What is known of a connection's client before it says who it is. */
+export interface Peer {
+  readonly address: string
+  /** Whom its certificate names, once the listener has verified it; undefined = nobody. */
+  readonly certified: string | undefined
+}
+
 let sessions = 0
 
 export class Session implements ConnectionHandler {
@@ -30,31 +47,54 @@ export class Session implements ConnectionHandler {
   /** Names this connection among all of all processes, as the owner of exclusive queues. */
   readonly id: string
   vhost = ''
-  user = ''
+  #principal: Principal | undefined
+  #grants: Grants | undefined
+  #unfollow: () => void = () => {}
   readonly #channels = new Set<ChannelSession>()
   /** Names of queues that go with this connection. */
   readonly #exclusive = new Set<string>()
+  readonly #peer: Peer
 
-  /** Whom the transport has proven, by a client certificate; undefined = nobody. */
-  readonly #certified: string | undefined
-
-  constructor(context: AmqpContext, connection: Connection, certified: string | undefined) {
+  constructor(context: AmqpContext, connection: Connection, peer: Peer) {
     this.context = context
-    this.#certified = certified
+    this.#peer = peer
     this.connection = connection
     this.id = `${context.deps.store.slot.name}:${++sessions}`
   }
 
+  /** Who has logged in. */
+  get principal(): Principal {
+    assert(this.#principal, 'nobody has logged in')
+    return this.#principal
+  }
+
+  get user(): string {
+    return this.#principal?.name ?? ''
+  }
+
+  /** What it may do in its vhost. */
+  get grants(): Grants {
+    assert(this.#grants, 'no vhost is open')
+    return this.#grants
+  }
+
   async authenticate(credentials: Credentials): Promise<boolean> {
+    this.#principal = await this.#prove(credentials)
+    return this.#principal !== undefined
+  }
+
+  async #prove(credentials: Credentials): Promise<Principal | undefined> {
+    const { address, certified } = this.#peer
+    const known = this.context.deps.credentials
     if (credentials.mechanism === 'EXTERNAL') {
-      this.user = this.#certified ?? ''
-      return this.user !== '' && this.context.deps.credentials.isUser(this.user)
+      return certified === undefined ? undefined : known.certified(certified)
     }
-    const { user, password } = credentials
-    const basic = Buffer.from(`${user}:${password}`).toString('base64')
-    const principal = this.context.deps.credentials.authenticate(`Basic ${basic}`)
-    this.user = principal?.name ?? ''
-    return principal !== undefined
+    try {
+      return await known.login(credentials.user, credentials.password, address)
+    } catch (error) {
+      if (error instanceof BrokerError) return undefined // refused unheard, after too many failures
+      throw error
+    }
   }
 
   async open(vhost: string): Promise<void> {
@@ -64,15 +104,51 @@ export class Session implements ConnectionHandler {
       throw notAllowed(`access to vhost '${vhost}' refused for user '${this.user}': not found`)
     }
     this.vhost = vhost
+    this.#admit(this.principal)
   }
 
+  /** 17: a new password or token of the same user; what it allows is looked at again. */
   async updateSecret(secret: string): Promise<void> {
-    const credentials = { mechanism: 'PLAIN', user: this.user, password: secret } as const
     const { user } = this
-    if (!(await this.authenticate(credentials))) {
-      this.user = user
+    const principal = await this.#prove({ mechanism: 'PLAIN', user, password: secret })
+    if (principal === undefined || principal.name !== user) {
       throw notAllowed('the new secret was refused')
     }
+    this.#admit(principal)
+    this.#review()
+  }
+
+  /** Lets a principal into the vhost, and follows what it may do there. Throws AmqpError 530. */
+  #admit(principal: Principal): void {
+    const { access } = this.context.deps
+    if (!access.enters(principal, this.vhost)) throw notAllowed(this.#noEntry)
+    this.#unfollow()
+    this.#principal = principal
+    this.#grants = access.grants(principal, this.vhost)
+    this.#unfollow = access.follow(principal, () => this.#review())
+  }
+
+  /** 16: what the principal may no longer do ends. */
+  #review(): void {
+    const { access } = this.context.deps
+    const why = access.ended(this.principal)
+    if (why !== undefined) this.#force(why)
+    else if (!access.enters(this.principal, this.vhost)) this.#force(this.#noEntry)
+    else for (const channel of this.#channels) channel.review()
+  }
+
+  #force(why: string): void {
+    this.connection.close(new AmqpError(REPLY_CODES.connectionForced, why))
+  }
+
+  get #noEntry(): string {
+    return `access to vhost '${this.vhost}' refused for user '${this.user}'`
+  }
+
+  /** 84: throws 403 unless the user may do this. Not for every message. */
+  require(operation: Operation, resource: Resource, routingKey?: string): void {
+    const why = this.grants.refusal(operation, resource, routingKey)
+    if (why !== undefined) throw refused(why)
   }
 
   channel(channel: Channel): ChannelHandler {
@@ -86,6 +162,7 @@ export class Session implements ConnectionHandler {
   }
 
   async closed(): Promise<void> {
+    this.#unfollow()
     const { topology } = this.context.deps
     for (const name of this.#exclusive) await topology.deleteQueue(this.vhost, name)
   }
