@@ -271,7 +271,7 @@ export class QueueRun {
 
   async #giveBack({ by, mask, action, soon, failed }: Of<'giveBack'>): Promise<Free> {
     const some = chosen(this.model.heldBy(this.#slot(by)), mask)
-    const failure = failed ? '+it broke' : '-'
+    const failure = failed && action !== 'unseen' ? '+it broke' : '-'
     const letters = await this.#queue(by).returnHeld(
       some.map(({ batch, ref }) => ({
         ...(batch ? { place: `${batch.level}:${batch.id}`, ref: batch.index } : { place: '', ref }),
@@ -282,10 +282,11 @@ export class QueueRun {
     )
     const limit = this.model.settings.deliveryLimit
     for (const [index, message] of some.entries()) {
-      const exceeds = failed && limit >= 0 && message.failed + 1 > limit
+      const exceeds = failure !== '-' && limit >= 0 && message.failed + 1 > limit
       const letter = action === 'dead' || exceeds ? 'l' : action === 'due' ? 'd' : 'r'
       assert.equal(letters[index], letter)
-      if (failed && letter === 'r') this.model.fail(message)
+      if (action === 'unseen' && letter === 'r') this.model.unsee(message)
+      else if (failed && letter === 'r') this.model.fail(message)
       else if (letter === 'r') this.model.requeue(message)
       else {
         message.failed += failed ? 1 : 0
@@ -341,7 +342,7 @@ export class QueueRun {
     const keep = chosen(units, mask)
     await this.#queue(by).recover(keep.map(({ name }) => name))
     for (const unit of units) {
-      if (!keep.includes(unit)) for (const message of unit.messages) this.model.requeue(message)
+      if (!keep.includes(unit)) for (const message of unit.messages) this.model.unsee(message)
     }
     return {}
   }

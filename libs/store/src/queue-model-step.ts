@@ -26,7 +26,7 @@ export type Step =
       readonly step: 'giveBack'
       readonly by: number
       readonly mask: number
-      readonly action: 'ready' | 'due' | 'dead'
+      readonly action: 'ready' | 'unseen' | 'due' | 'dead'
       readonly soon: boolean
       readonly failed: boolean
     }

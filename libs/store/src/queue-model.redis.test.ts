@@ -54,7 +54,7 @@ function steps({ settings, keys = [''], ids = [''], ttl }: Kind): fc.Arbitrary<S
   const outcome = fc.constantFrom(
     ...(['ack', 'retry', 'release', 'dead-letter', 'extend'] as const),
   )
-  const action = fc.constantFrom('ready' as const, 'due' as const, 'dead' as const)
+  const action = fc.constantFrom(...(['ready', 'unseen', 'due', 'dead'] as const))
   const weighted: [number, fc.Arbitrary<Step>][] = [
     [8, fc.record({ step: only('append'), by, messages })],
     [5, fc.record({ step: only('take'), by, credit: max })],

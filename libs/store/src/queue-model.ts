@@ -39,7 +39,15 @@ export interface ModelMessage {
   claimed: boolean
 }
 
-const COUNTERS = ['published', 'acked', 'dropped', 'deadLettered', 'purged'] as const
+const COUNTERS = [
+  'published',
+  'delivered',
+  'redelivered',
+  'acked',
+  'dropped',
+  'deadLettered',
+  'purged',
+] as const
 type Counter = (typeof COUNTERS)[number]
 
 const bodyOf = (position: number) => String(position).padStart(6, '0')
@@ -49,6 +57,8 @@ export class QueueModel {
   readonly messages: ModelMessage[] = []
   readonly counters: Record<Counter, number> = {
     published: 0,
+    delivered: 0,
+    redelivered: 0,
     acked: 0,
     dropped: 0,
     deadLettered: 0,
@@ -161,6 +171,13 @@ export class QueueModel {
     message.place = 'ready'
   }
 
+  /** Given back, and no consumer was shown it. */
+  unsee(message: ModelMessage): void {
+    this.requeue(message)
+    this.counters[message.acquired > 1 ? 'redelivered' : 'delivered']--
+    message.acquired--
+  }
+
   delay(message: ModelMessage, soon: boolean): void {
     this.#letGo(message)
     message.place = 'delayed'
@@ -186,6 +203,7 @@ export class QueueModel {
   hold(message: ModelMessage, holder: Partial<ModelMessage>): void {
     message.place = 'held'
     message.acquired++
+    this.counters[message.acquired > 1 ? 'redelivered' : 'delivered']++
     Object.assign(message, { soon: false, slot: '', token: '', batch: undefined }, holder)
   }
 

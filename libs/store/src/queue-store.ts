@@ -439,7 +439,8 @@ export interface HeldReturn {
   readonly place: string
   /** Its ref, or its index within the batch. */
   readonly ref: string | number
-  readonly action: 'ready' | 'due' | 'dead'
+  /** 'unseen': as 'ready', and no consumer was shown it. */
+  readonly action: 'ready' | 'unseen' | 'due' | 'dead'
   readonly delayMs: number
   /** From failureOf; '-' = not a failed delivery. */
   readonly failure: string

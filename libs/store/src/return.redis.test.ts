@@ -180,6 +180,34 @@ test('records leave a batch one by one, each in its own way', async (t) => {
   assert.deepEqual([String(back!.record.body), back!.deliveryCount, back!.failedCount], ['d', 2, 0])
 })
 
+test('what no consumer saw comes back as it was before it was taken', async (t) => {
+  const { queue } = await openTestQueue(t)
+  const delivered = async () => {
+    const { delivered, redelivered } = await queue.stats()
+    return [delivered, redelivered]
+  }
+  await publish(queue, 'a', 'b')
+  const { item } = await takeBatch(queue)
+  assert.equal(await queue.returnHeld([item(0, { action: 'unseen' })]), 'r')
+  assert.equal(await queue.returnHeld([item(1, { failure: '+it broke' })]), 'r')
+  assert.deepEqual(await delivered(), [1, 0])
+  const { messages } = await queue.take(2, false)
+  assert.deepEqual(await delivered(), [2, 1])
+  const unseen = { ...READY, place: '', action: 'unseen' } as const
+  assert.equal(await queue.returnHeld(messages.map(({ ref }) => ({ ...unseen, ref }))), 'rr')
+  assert.deepEqual(await delivered(), [1, 0])
+  assert.deepEqual(
+    (await lease(queue)).map(({ record, deliveryCount, failedCount, redelivered }) => [
+      String(record.body),
+      ...[deliveryCount, failedCount, redelivered],
+    ]),
+    [
+      ['a', 1, 0, false],
+      ['b', 2, 1, true],
+    ],
+  )
+})
+
 test('when its last record leaves, so does the batch', async (t) => {
   const { store, queue } = await openTestQueue(t)
   await publish(queue, 'a', 'b')

@@ -6,6 +6,7 @@
     ref      the single message's ref, or its index within the batch
     fence    as in settle
     action   ready     deliverable at once, at its old position
+             unseen    the same, and no consumer saw it: the delivery does not count
              due       deliverable after ms (retry with back-off)
              dead      to the dead letters, reason 'rejected'
              extend    the lease ends ms from here
@@ -116,6 +117,9 @@ local function finish(ref, value, action, ms, failure)
   call('ZREM', HELD, ref)
   count('unacked', -1)
   call('HSET', TALLY, ref, tallyText(acquired, failed, '', holder, lastFailure))
+  if action == 'unseen' then
+    unsee(ref)
+  end
   if action == 'dead' then
     doom(ref, value, 'rejected', '', '')
     return 'l'
