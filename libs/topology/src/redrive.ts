@@ -14,9 +14,11 @@ import {
   type Peeked,
   type QueueReply,
 } from '@sluice/store'
+import { endSpan, type TraceContext, type Tracing } from '@sluice/telemetry'
 import { deathHistory, originalQueue } from './dead-letter.ts'
 import type { QueueEntry } from './routing-table.ts'
 import type { Topology } from './topology.ts'
+import { carriedContext } from './trace.ts'
 
 export type Redriven =
   | { readonly kind: 'redriven'; readonly queue: string }
@@ -32,8 +34,30 @@ export type Redriven =
 /** A crash holds a letter back for this long: longer than an append may take. */
 export const REDRIVE_LEASE_MS = 15_000
 
-/** @param holder names who does it, while it is under way. */
+interface RedriveOptions {
+  /** Names who does it, while it is under way. */
+  readonly holder: string
+  /** The trace of whoever asked for it. */
+  readonly request?: TraceContext | undefined
+}
+
 export async function redrive(
+  { topology, tracing }: { readonly topology: Topology; readonly tracing: Tracing },
+  from: QueueEntry,
+  letter: Pick<Peeked, 'ref' | 'record'>,
+  { holder, request }: RedriveOptions,
+): Promise<Redriven> {
+  if (!tracing.on) return redriveLetter(topology, from, letter, holder)
+  const carried = carriedContext(letter.record.properties)
+  const links = [request]
+  const span = tracing.start('redrive', from.vhost, from.definition.name, carried, { links })
+  const redriven = await redriveLetter(topology, from, letter, holder)
+  const { kind } = redriven
+  if (span) endSpan(span, kind === 'redriven' ? undefined : kind, { 'sluice.outcome': kind })
+  return redriven
+}
+
+async function redriveLetter(
   topology: Topology,
   from: QueueEntry,
   letter: Pick<Peeked, 'ref' | 'record'>,

@@ -7,13 +7,8 @@
 import { BrokerError } from '@sluice/core'
 import { type Deps, type Route, route } from '@sluice/server'
 import type { Peeked } from '@sluice/store'
-import {
-  deathHistory,
-  originalQueue,
-  type QueueEntry,
-  redrive,
-  type Topology,
-} from '@sluice/topology'
+import { readTraceContext } from '@sluice/telemetry'
+import { deathHistory, originalQueue, type QueueEntry, redrive } from '@sluice/topology'
 import { z } from 'zod'
 import { findQueue } from './find-queue.ts'
 import { PageQuery, PeekedJson, pageOf, peekedJson, readPage } from './http-messages.ts'
@@ -86,7 +81,8 @@ function listRoute({ topology }: Deps): Route {
   })
 }
 
-function redriveRoute({ topology, store }: Deps): Route {
+function redriveRoute(deps: Deps): Route {
+  const { topology, store } = deps
   return route({
     method: 'post',
     path: `${path}/redrive`,
@@ -104,10 +100,13 @@ function redriveRoute({ topology, store }: Deps): Route {
       202: { description: 'The job that does it.', body: z.object({ id: z.string() }) },
     },
     refusals: ['vhost_not_found', 'queue_not_found', 'message_not_found', 'in_use', 'queue_full'],
-    async handle({ params, body: { id }, principal }) {
+    async handle({ req, params, body: { id }, principal }) {
       const entry = await findQueue(topology, params)
       if (id !== undefined) {
-        const queue = await redriveOne(topology, entry, id, principal.name)
+        const queue = await redriveOne(deps, entry, id, {
+          holder: `redrive by ${principal.name}`,
+          request: readTraceContext(req.headers),
+        })
         return { status: 200, body: { queue } }
       }
       const untilMs = await store.nowMs()
@@ -138,14 +137,14 @@ function statusRoute({ store }: Deps): Route {
 
 /** The queue it went to. Throws what keeps it from going there. */
 async function redriveOne(
-  topology: Topology,
+  deps: Pick<Deps, 'topology' | 'tracing'>,
   entry: QueueEntry,
   id: string,
-  who: string,
+  asked: Parameters<typeof redrive>[3],
 ): Promise<string> {
   const found = await entry.store.find(id)
   if (!found) throw notFound(id)
-  const result = await redrive(topology, entry, found.message, `redrive by ${who}`)
+  const result = await redrive(deps, entry, found.message, asked)
   switch (result.kind) {
     case 'redriven':
       return result.queue

@@ -18,8 +18,10 @@ import { decodeProperties, type Table } from '@sluice/amqp'
 import { type Appended, DEAD_LETTER_QUEUE, type DeathReason, type Message } from '@sluice/core'
 import type { Deps } from '@sluice/server'
 import { messageIdentity, type Tally } from '@sluice/store'
+import { endSpan } from '@sluice/telemetry'
 import {
   appendTo,
+  carriedContext,
   type DeadLetterTarget,
   deadLetter,
   deadLetterTarget,
@@ -35,18 +37,17 @@ const CLAIM_MS = 30_000
 
 const PARKING: DeadLetterTarget = { exchange: '', routingKey: DEAD_LETTER_QUEUE }
 
+type Needs = Pick<Deps, 'publisher' | 'topology' | 'store' | 'metrics' | 'tracing' | 'log'>
+
 type Fate = 'moved' | 'dropped' | 'later'
 
 export class DeadLetters {
-  readonly #deps: Pick<Deps, 'publisher' | 'topology' | 'store' | 'metrics' | 'log'>
+  readonly #deps: Needs
   readonly #claimMs: number
   /** Queues whose dead letters were dropped since some arrived: said once. */
   readonly #warned = new Set<string>()
 
-  constructor(
-    deps: Pick<Deps, 'publisher' | 'topology' | 'store' | 'metrics' | 'log'>,
-    claimMs: number = CLAIM_MS,
-  ) {
+  constructor(deps: Needs, claimMs: number = CLAIM_MS) {
     this.#deps = deps
     this.#claimMs = claimMs
   }
@@ -73,6 +74,19 @@ export class DeadLetters {
   }
 
   async #moveOne(entry: QueueEntry, letter: Tally, nowMs: number): Promise<Fate> {
+    const { tracing } = this.#deps
+    if (!tracing.on) return this.#moveTo(entry, letter, nowMs)
+    const { record, reason, acquired } = letter
+    const carried = carriedContext(record.properties)
+    const span = tracing.start('move', entry.vhost, entry.definition.name, carried, {
+      attributes: { 'sluice.reason': reason, 'sluice.delivery_count': acquired },
+    })
+    const fate = await this.#moveTo(entry, letter, nowMs)
+    if (span) endSpan(span, fate === 'moved' ? undefined : fate, { 'sluice.outcome': fate })
+    return fate
+  }
+
+  async #moveTo(entry: QueueEntry, letter: Tally, nowMs: number): Promise<Fate> {
     const target = deadLetterTarget(entry)
     const fate = fateOf(await this.#publish(entry, letter, nowMs, target))
     const keep = letter.reason === 'rejected' || letter.reason === 'delivery_limit'

@@ -1,7 +1,7 @@
 /** The worker of the maintenance jobs when its Redis is away. */
 import { type TestContext, test } from 'node:test'
 import { openStore } from '@sluice/store'
-import { Metrics } from '@sluice/telemetry'
+import { Metrics, Tracing } from '@sluice/telemetry'
 import { privateRedis, waitFor } from '@sluice/testkit'
 import { openTopology } from '@sluice/topology'
 import { maintenance } from './maintenance.ts'
@@ -21,7 +21,8 @@ async function cutOff(t: TestContext) {
   })
   const stop = new AbortController()
   const options = { redisUrl: redis.url, sweepMs: 60_000 }
-  const { closed } = await maintenance({ store, topology, metrics }, options, report)(stop.signal)
+  const deps = { store, topology, metrics, tracing: Tracing.OFF }
+  const { closed } = await maintenance(deps, options, report)(stop.signal)
   const schedule = '{sluice}:jobs:maintenance:repeat'
   await waitFor(async () => (await redis.redis.exists(schedule)) === 1, { what: 'the schedule' })
   await redis.kill9()

@@ -39,7 +39,7 @@ const SCHEDULE_LOOK_MS = 60_000
 const LAID_DOWN_MS = 100
 
 export function maintenance(
-  deps: Pick<Deps, 'store' | 'topology' | 'metrics'>,
+  deps: Pick<Deps, 'store' | 'topology' | 'metrics' | 'tracing'>,
   { redisUrl, sweepMs }: MaintenanceOptions,
   report: Report,
 ): Start {
@@ -89,7 +89,7 @@ async function closeWorker(worker: Worker): Promise<void> {
 }
 
 async function work(
-  deps: Pick<Deps, 'store' | 'topology' | 'metrics'>,
+  deps: Pick<Deps, 'store' | 'topology' | 'metrics' | 'tracing'>,
   job: Job,
   token: string | undefined,
   signal: AbortSignal,

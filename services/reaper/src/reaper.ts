@@ -23,13 +23,18 @@ const ROUND_MAX = 512
 
 export function reaper(deps: Deps, config: Config): Service {
   const report = sparsely(deps.report)
+  const passes = deps.metrics.count('reaperPasses', {})
+  const reclaim = async (signal: AbortSignal) => {
+    await reclaimDeadSlots(deps, signal)
+    passes.value++
+  }
   const { reaperPassMs: passMs, reaperSweepMs: sweepMs, redisUrl } = config
   return {
     name: 'reaper',
     routes: [],
     loops: [
       visits(deps, passMs, report),
-      async (signal) => every(passMs, signal, () => reclaimDeadSlots(deps, signal), report),
+      async (signal) => every(passMs, signal, () => reclaim(signal), report),
       maintenance(deps, { redisUrl, sweepMs }, report),
     ],
   }

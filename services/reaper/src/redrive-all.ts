@@ -24,7 +24,7 @@ export interface RedriveRun {
 
 /** Returns undefined when the signal stopped it; the rest is left for the next run. */
 export async function redriveAll(
-  { topology }: Pick<Deps, 'topology'>,
+  { topology, tracing }: Pick<Deps, 'topology' | 'tracing'>,
   { vhost, queue, untilMs }: RedriveData,
   { holder, signal, from, progress }: RedriveRun,
 ): Promise<RedriveProgress | undefined> {
@@ -40,7 +40,7 @@ export async function redriveAll(
       if (signal.aborted) return undefined
       const old = letters.filter(({ record }) => record.timeMs <= untilMs)
       const outcomes = await Promise.all(
-        old.map((letter) => redrive(topology, entry, letter, holder)),
+        old.map((letter) => redrive({ topology, tracing }, entry, letter, { holder })),
       )
       for (const { kind } of outcomes) {
         if (kind === 'redriven') redriven++

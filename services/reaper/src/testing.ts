@@ -6,7 +6,7 @@ import type { TestContext } from 'node:test'
 import { encodeProperties, type Table } from '@sluice/amqp'
 import type { Message } from '@sluice/core'
 import { type LeasedMessage, openStore } from '@sluice/store'
-import { Metrics, openLog } from '@sluice/telemetry'
+import { Metrics, openLog, Tracing } from '@sluice/telemetry'
 import { withRedis } from '@sluice/testkit'
 import { appendTo, openTopology, Publisher, type QueueEntry } from '@sluice/topology'
 
@@ -38,6 +38,7 @@ export async function openWorld(t: TestContext, vhostOfAnother?: string) {
     store,
     topology,
     metrics,
+    tracing: Tracing.OFF,
     publisher: new Publisher(topology, report),
     log: openLog({ level: 'silent' }),
     queue,
