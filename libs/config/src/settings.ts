@@ -114,6 +114,41 @@ export const SETTINGS = {
     doc: 'Password of the administrator: HTTP Basic with the name above, or `Authorization: Bearer` alone. Unset: one is generated and kept in `admin-password` in the data folder, readable by its owner only.',
     secret: true,
   },
+  loginFailuresMax: {
+    env: 'SLUICE_LOGIN_FAILURES_MAX',
+    schema: int(0, 1_000_000, 30),
+    doc: 'Failed logins of one address that a process hears a minute (of one name: four times as many, from all addresses); past it, who was not verified within the last minute waits. 0 = no limit.',
+  },
+  oidcIssuer: {
+    env: 'SLUICE_OIDC_ISSUER',
+    schema: z.url().optional(),
+    doc: 'Issuer (`iss`) whose tokens prove a user, with the permissions of their scopes (docs/security.md). Unset: no tokens.',
+  },
+  oidcAudience: {
+    env: 'SLUICE_OIDC_AUDIENCE',
+    schema: z.string().min(1).optional(),
+    doc: 'Audience (`aud`) that tokens must be for; goes with the issuer.',
+  },
+  oidcJwksUrl: {
+    env: 'SLUICE_OIDC_JWKS_URL',
+    schema: z.url().optional(),
+    doc: 'Where the keys of the issuer are. Unset: what its `/.well-known/openid-configuration` says.',
+  },
+  oidcNameClaim: {
+    env: 'SLUICE_OIDC_NAME_CLAIM',
+    schema: z.string().min(1).default('sub'),
+    doc: 'Claim of a token with the name of the user.',
+  },
+  oidcScopeClaim: {
+    env: 'SLUICE_OIDC_SCOPE_CLAIM',
+    schema: z.string().min(1).default('scope'),
+    doc: 'Claim of a token with its scopes: a text with spaces between them, or a list.',
+  },
+  oidcScopePrefix: {
+    env: 'SLUICE_OIDC_SCOPE_PREFIX',
+    schema: z.string().default(''),
+    doc: 'What scopes for this broker begin with, as in `sluice.read:%2F/*`; others are ignored.',
+  },
   fsync: {
     env: 'SLUICE_FSYNC',
     schema: z.enum(['everysec', 'always']).default('everysec'),

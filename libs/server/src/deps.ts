@@ -2,11 +2,12 @@
 import { setMaxListeners } from 'node:events'
 import { type Config, maskedConfig } from '@sluice/config'
 import type { Report } from '@sluice/core'
-import { Credentials, keptPassword } from '@sluice/security'
+import type { Access, Credentials } from '@sluice/security'
 import { openStore, type Store } from '@sluice/store'
 import { type Logger, type Metrics, openLog, reportTo, type Tracing } from '@sluice/telemetry'
 import { openTopology, Publisher, type Topology } from '@sluice/topology'
 import { measure, openExports, openMetrics } from './observe.ts'
+import { openCredentials } from './open-credentials.ts'
 
 export interface Deps {
   readonly log: Logger
@@ -15,6 +16,8 @@ export interface Deps {
   /** Where errors go that no caller waits for. */
   readonly report: Report
   readonly credentials: Credentials
+  /** What whoever they prove may do. */
+  readonly access: Access
   readonly store: Store
   readonly topology: Topology
   readonly publisher: Publisher
@@ -43,8 +46,6 @@ export async function openDeps(
     tell?.(error)
   }
   log.debug(maskedConfig(config), 'settings')
-  const password = config.adminPassword ?? (await keptPassword(config.dataDir))
-  const credentials = new Credentials(config.adminUser, password)
   const metrics = openMetrics(config)
   const redisRoundTrip = metrics.histogram('redisRoundTrip', {})
   const store = await openStore({
@@ -60,6 +61,8 @@ export async function openDeps(
     const topology = await openTopology(store, report, {
       deadLetterTtlMs: config.deadLetterRetentionMs,
     })
+    const credentials = await openCredentials(config, { topology, store, report })
+    const { access } = credentials
     measure(metrics, store, topology)
     const exports = await openExports(config, metrics, store.slot.name, log)
     const { tracing } = exports
@@ -70,7 +73,19 @@ export async function openDeps(
       await store.close()
     }
     const publisher = new Publisher(topology, report, tracing)
-    return { log, metrics, tracing, report, credentials, store, topology, publisher, stopping, close }
+    return {
+      log,
+      metrics,
+      tracing,
+      report,
+      credentials,
+      access,
+      store,
+      topology,
+      publisher,
+      stopping,
+      close,
+    }
   } catch (error) {
     await store.close()
     throw error

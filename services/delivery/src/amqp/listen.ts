@@ -15,7 +15,7 @@ import { createWebSocketStream, WebSocketServer } from 'ws'
 import { Feeds } from '../feeds.ts'
 import { refusal } from './reply.ts'
 import { ReplyTo } from './reply-to.ts'
-import { type AmqpContext, Session } from './session.ts'
+import { type AmqpContext, type Peer, Session } from './session.ts'
 
 /** How long settlements may take to reach Redis when the process stops, ms. */
 const SETTLE_MS_MAX = 5_000
@@ -123,7 +123,7 @@ class AmqpServer {
     return {
       name,
       open: async (signal) => {
-        const server = make((socket) => this.#accept(socket, userOf(socket)))
+        const server = make((socket) => this.#accept(socket, peerOf(socket)))
         server.on('tlsClientError', () => {}) // a handshake that failed: its socket is closed
         server.listen(port, host)
         await listening(server, `${host}:${port}`, setting)
@@ -146,14 +146,14 @@ class AmqpServer {
       path: WEBSOCKET_PATH,
       accept: (request, socket, head) => {
         sockets.handleUpgrade(request, socket, head, (webSocket) => {
-          this.#accept(createWebSocketStream(webSocket), undefined)
+          const address = request.socket.remoteAddress ?? ''
+          this.#accept(createWebSocketStream(webSocket), { address, certified: undefined })
         })
       },
     }
   }
 
-  /** @param user whom the transport has proven; undefined = nobody. */
-  #accept(stream: Duplex, user: string | undefined): void {
+  #accept(stream: Duplex, peer: Peer): void {
     if (this.#connections.size >= limits.AMQP_CONNECTIONS_MAX) {
       stream.destroy()
       return
@@ -161,7 +161,7 @@ class AmqpServer {
     const { report, log } = this.#context.deps
     const [product, version] = this.#config.amqpProduct.split(' ') as [string, string]
     const mechanisms: Mechanism[] = ['PLAIN', 'AMQPLAIN']
-    if (user !== undefined) mechanisms.push('EXTERNAL')
+    if (peer.certified !== undefined) mechanisms.push('EXTERNAL')
     const connection = new Connection(
       stream,
       {
@@ -175,12 +175,16 @@ class AmqpServer {
         report,
         hint: (what) => log.warn(what),
       },
-      (connection) => new Session(this.#context, connection, user),
+      (connection) => new Session(this.#context, connection, peer),
     )
     this.#connections.add(connection)
     if (this.#alarm !== '') connection.block(this.#alarm)
     connection.closed.then(() => this.#connections.delete(connection), report)
   }
+}
+
+function peerOf(socket: Socket): Peer {
+  return { address: socket.remoteAddress ?? '', certified: userOf(socket) }
 }
 
 /** The common name of a client certificate that the CA vouches for. */
