@@ -14,6 +14,7 @@ export {
   DEFAULT_EXCHANGE,
   DEFAULT_EXCHANGE_ALIAS,
   DEFAULT_VHOST,
+  exchangeName,
   parseName,
   RESERVED_PREFIX,
 } from './names.ts'

@@ -122,6 +122,27 @@ export const AMQP_CONNECTIONS_MAX = 50_000
 /** One WebSocket message of a client that speaks AMQP; it may cut frames as it likes. */
 export const AMQP_WEBSOCKET_MESSAGE_MAX = 16 * 1024 * 1024
 
+/** WebSocket: until the frame that says who is there; and the most that it may be. */
+export const WEBSOCKET_OPEN_MS_MAX = 10_000
+export const WEBSOCKET_OPEN_BYTES_MAX = 16 * 1024
+
+/** WebSocket: a ping each; who is silent between two and reads nothing is gone. */
+export const WEBSOCKET_HEARTBEAT_MS = 15_000
+
+/** WebSocket connections of one process; some 30 KB each while idle. */
+export const WEBSOCKET_CONNECTIONS_MAX = 50_000
+
+/** WebSocket: consumers of a connection, and unsettled deliveries of a consumer. */
+export const WEBSOCKET_CONSUMERS_MAX = 1_000
+export const WEBSOCKET_CREDIT_MAX = 1_000
+
+/** WebSocket: what a client has not read; past it nothing more is delivered to it. */
+export const WEBSOCKET_UNREAD_BYTES_MAX = 1024 * 1024
+
+/** WebSocket: publishes of a connection on their way to Redis; past it reading stops. */
+export const WEBSOCKET_PUBLISHES_MAX = 4_096
+export const WEBSOCKET_PUBLISH_BYTES_MAX = 8 * 1024 * 1024
+
 /** How long an accepted request is known while it waits; a week covers a weekend's outage. */
 export const REQUEST_WAITING_MS_MAX = 7 * 24 * 3_600_000
 

@@ -9,6 +9,11 @@ export const DEFAULT_VHOST = '/'
 export const DEFAULT_EXCHANGE = ''
 export const DEFAULT_EXCHANGE_ALIAS = 'amq.default'
 
+/** The exchange that a path or a frame names; the default one goes by its alias there. */
+export function exchangeName(name: string): string {
+  return name === DEFAULT_EXCHANGE_ALIAS ? DEFAULT_EXCHANGE : name
+}
+
 /** Where messages end that died in a queue without a dead letter exchange; one a vhost. */
 export const DEAD_LETTER_QUEUE = 'amq.dead-letters'
 

@@ -19,6 +19,7 @@ export {
 } from './definitions.ts'
 export { messageIdentity } from './identity.ts'
 export { type Audited, audit } from './invariant.ts'
+export { refOf } from './inventory.ts'
 export {
   JOBS_PREFIX,
   JOBS_QUEUE,

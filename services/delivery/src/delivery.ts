@@ -4,17 +4,21 @@
 import type { Config } from '@sluice/config'
 import type { Deps, Service } from '@sluice/server'
 import { amqpDoors } from './amqp/listen.ts'
+import { Feeds } from './feeds.ts'
 import { deadLetterRoutes } from './http-dead-letters.ts'
 import { messageRoutes } from './http-messages.ts'
 import { pullRoutes } from './http-pull.ts'
+import { WebSocketDoor } from './ws/listen.ts'
 
 export function delivery(deps: Deps, config: Config): Service {
-  const { doors, upgrades, loop } = amqpDoors(deps, config)
+  const feeds = new Feeds(deps.report, deps)
+  const { doors, upgrades, loop } = amqpDoors(deps, config, feeds)
+  const webSocket = new WebSocketDoor(deps, config, feeds)
   return {
     name: 'delivery',
     routes: [...pullRoutes(deps), ...messageRoutes(deps), ...deadLetterRoutes(deps)],
-    loops: [loop],
+    loops: [feeds.behind([loop, (signal) => webSocket.run(signal)])],
     doors,
-    upgrades,
+    upgrades: [...upgrades, webSocket.upgrade],
   }
 }

@@ -1,8 +1,11 @@
 /** The feeds of this process, one a queue that is consumed here. */
-import type { Report } from '@sluice/core'
+import type { Report, Start } from '@sluice/core'
 import type { QueueStore } from '@sluice/store'
 import { Feed } from './feed.ts'
 import { Observer, type Watched } from './observer.ts'
+
+/** How long settlements may take to reach Redis when the process stops, ms. */
+const SETTLE_MS_MAX = 5_000
 
 export class Feeds {
   readonly #report: Report
@@ -24,6 +27,15 @@ export class Feeds {
       this.#feeds.set(store, feed)
     }
     return feed
+  }
+
+  /** Doors that hand messages out, as one part: once all have stopped, the feeds do. */
+  behind(doors: readonly Start[]): Start {
+    return async (signal) => {
+      const running = await Promise.all(doors.map((start) => start(signal)))
+      const stopped = Promise.all(running.map(({ closed }) => closed))
+      return { closed: stopped.then(() => this.close(SETTLE_MS_MAX)) }
+    }
   }
 
   /** Waits until Redis knows of every settlement, at most `ms`; then stops all feeds. */

@@ -1,5 +1,5 @@
 /** What consumers are handed: one delivery of one message, and how it may go back. */
-import type { MessageRecord } from '@sluice/store'
+import { type MessageRecord, refOf } from '@sluice/store'
 import type { Span } from '@sluice/telemetry'
 import type { Feed } from './feed.ts'
 
@@ -72,6 +72,11 @@ export class Delivery {
     this.index = index
   }
 
+  /** Names the message within its queue. */
+  get id(): string {
+    return this.batch ? refOf(this.batch.level, this.batch.id, this.index) : this.ref
+  }
+
   get redelivered(): boolean {
     return this.acquired > 1
   }
@@ -79,7 +84,7 @@ export class Delivery {
 
 /** How a delivery goes back: at once, after a delay, or to the dead letters. */
 export interface GiveBack {
-  readonly action: 'ready' | 'due' | 'dead'
+  readonly action: 'ready' | 'unseen' | 'due' | 'dead'
   readonly delayMs: number
   /** From failureOf; '-' = not a failed delivery. */
   readonly failure: string

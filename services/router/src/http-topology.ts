@@ -10,6 +10,7 @@ import {
   DEFAULT_EXCHANGE,
   DEFAULT_EXCHANGE_ALIAS,
   type ErrorCode,
+  exchangeName,
   limits,
 } from '@sluice/core'
 import { type Deps, type Route, route } from '@sluice/server'
@@ -21,7 +22,6 @@ import {
   type VhostOptions,
 } from '@sluice/topology'
 import { z } from 'zod'
-import { exchangeName } from './http-publish.ts'
 import { PageQuery, pageOf, pageOn } from './paging.ts'
 
 export const Arguments = z.record(z.string(), z.json()).default({})

@@ -12,13 +12,10 @@ import type { Config } from '@sluice/config'
 import { limits, onAbort, type Start } from '@sluice/core'
 import type { Deps, Door, Upgrade } from '@sluice/server'
 import { createWebSocketStream, WebSocketServer } from 'ws'
-import { Feeds } from '../feeds.ts'
+import type { Feeds } from '../feeds.ts'
 import { refusal } from './reply.ts'
 import { ReplyTo } from './reply-to.ts'
 import { type AmqpContext, type Peer, Session } from './session.ts'
-
-/** How long settlements may take to reach Redis when the process stops, ms. */
-const SETTLE_MS_MAX = 5_000
 
 /** How often the server's alarms are looked at, ms. */
 const ALARMS_LOOK_MS = 1_000
@@ -36,8 +33,9 @@ const SHUTDOWN = new AmqpError(
 export function amqpDoors(
   deps: Deps,
   config: Config,
+  feeds: Feeds,
 ): { doors: Door[]; upgrades: Upgrade[]; loop: Start } {
-  const amqp = new AmqpServer(deps, config)
+  const amqp = new AmqpServer(deps, config, feeds)
   const doors = [amqp.door('amqp', config.amqpPort, 'SLUICE_AMQP_PORT', plain())]
   if ((config.tlsCert === undefined) !== (config.tlsKey === undefined)) {
     throw new Error('SLUICE_TLS_CERT and SLUICE_TLS_KEY go together: set both, or neither.')
@@ -80,11 +78,11 @@ class AmqpServer {
   /** What the server lacks, in RabbitMQ's words; '' = nothing (18). */
   #alarm = ''
 
-  constructor(deps: Deps, config: Config) {
+  constructor(deps: Deps, config: Config, feeds: Feeds) {
     this.#config = config
     this.#context = {
       deps,
-      feeds: new Feeds(deps.report, deps),
+      feeds,
       replyTo: new ReplyTo(deps.store),
       messageBytesMax: config.messageBytesMax,
       ackTimeoutMs: config.amqpAckTimeoutMs,
@@ -103,7 +101,7 @@ class AmqpServer {
     })
     const closed = stopped.promise
       .then(() => Promise.all([...this.#connections].map((connection) => connection.closed)))
-      .then(() => this.#context.feeds.close(SETTLE_MS_MAX))
+      .then(() => {})
     return { closed }
   }
 
