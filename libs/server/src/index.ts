@@ -1,5 +1,6 @@
 export { type Deps, openDeps } from './deps.ts'
 export { type AppOptions, httpApp } from './http/app.ts'
+export { type Area, refuse } from './http/area.ts'
 export { type BodyReceived, parseJson, readBody, readJson, receiveBody } from './http/body.ts'
 export { page } from './http/headers.ts'
 export { Problem, problems, STATUS, sendProblem, toProblem } from './http/problem.ts'
@@ -47,6 +48,7 @@ export {
   toMessage,
 } from './publish/publish-fields.ts'
 export { readMessage } from './publish/read-message.ts'
+export { requirePublish } from './publish/require-publish.ts'
 export {
   type Broker,
   type Door,

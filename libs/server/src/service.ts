@@ -11,6 +11,7 @@ import { loadConfig } from '@sluice/config'
 import { type Report, type Running, runParts, type Start, stopOnSignals } from '@sluice/core'
 import { type Deps, openDeps } from './deps.ts'
 import { httpApp } from './http/app.ts'
+import { type Area, withAreas } from './http/area.ts'
 import { healthRoutes } from './http/health.ts'
 import { listenHttp } from './http/listen.ts'
 import type { Route } from './http/route.ts'
@@ -35,6 +36,8 @@ export interface Service {
   readonly routes: readonly Route[]
   /** What runs without being asked: passes, pumps, pushes. */
   readonly loops: readonly Start[]
+  /** What it serves whole, whatever the method. */
+  readonly areas?: readonly Area[]
   readonly doors?: readonly Door[]
   readonly upgrades?: readonly Upgrade[]
 }
@@ -148,13 +151,14 @@ function app(
     metricsText: () => metrics.text(),
     stopping,
   })
-  return httpApp({
-    routes: [...services.flatMap(({ routes }) => routes), ...health],
-    credentials,
-    report,
-    stopping,
-    answered: (route, status, seconds) => metrics.httpRequest(route, status, seconds),
-  })
+  const answered = (route: string, status: number, seconds: number) =>
+    metrics.httpRequest(route, status, seconds)
+  const routes = [...services.flatMap(({ routes }) => routes), ...health]
+  return withAreas(
+    httpApp({ routes, credentials, report, stopping, answered }),
+    services.flatMap(({ areas = [] }) => areas),
+    { answered, report, stopping },
+  )
 }
 
 function listenerOf({

@@ -5,6 +5,7 @@
  * route is found and whether the sender may use it, and only then is its body read: a stranger
  * learns and stores nothing.
  */
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import { BrokerError, limits, type Report } from '@sluice/core'
 import type { Credentials, Principal } from '@sluice/security'
 import express, { type Express, type Request, type RequestHandler, type Response } from 'express'
@@ -33,8 +34,7 @@ export function httpApp(options: AppOptions): Express {
   app.enable('strict routing')
   app.set('query parser', false)
 
-  const open = new Set(routes.filter(({ needs }) => needs === 'nothing').map((route) => route.path))
-  app.use(guard(options, open))
+  app.use(guard(options, openPaths(routes)))
   const hot = routes.filter((route) => route.hot)
   for (const route of [...hot, ...routes.filter((route) => !route.hot)]) {
     const label = `${route.method.toUpperCase()} ${route.path}`
@@ -58,12 +58,33 @@ export function httpApp(options: AppOptions): Express {
   return app
 }
 
+/** Tells the paths of routes that need nothing; a parameter, the last part, may be anything. */
+function openPaths(routes: readonly Route[]): (path: string) => boolean {
+  const paths = routes.filter(({ needs }) => needs === 'nothing').map((route) => route.path)
+  const exact = new Set(paths)
+  const below = paths.flatMap((path) => /^(.*\/):\w+$/.exec(path)?.[1] ?? [])
+  return (path) => exact.has(path) || below.some((start) => path.startsWith(start))
+}
+
+/** What every request passes first. Throws uri_too_long, headers_too_large. */
+export function measure(req: IncomingMessage, res: ServerResponse): void {
+  data(res)
+  if (req.url!.length > limits.HTTP_URL_BYTES_MAX) {
+    throw new BrokerError(
+      'uri_too_long',
+      `A URL here has at most ${limits.HTTP_URL_BYTES_MAX} bytes.`,
+    )
+  }
+  if (req.rawHeaders.length > 2 * limits.HTTP_HEADERS_MAX) {
+    throw new BrokerError('headers_too_large', `Send at most ${limits.HTTP_HEADERS_MAX} headers.`)
+  }
+}
+
 function guard(
   { credentials, answered, stopping }: AppOptions,
-  open: ReadonlySet<string>,
+  isOpen: (path: string) => boolean,
 ): RequestHandler {
   return (req, res, next) => {
-    data(res)
     res.locals['stopping'] = stopping
     if (answered !== undefined) {
       const start = performance.now()
@@ -72,16 +93,8 @@ function guard(
         answered((res.locals['route'] as string | undefined) ?? 'none', res.statusCode, seconds)
       })
     }
-    if (req.url.length > limits.HTTP_URL_BYTES_MAX) {
-      throw new BrokerError(
-        'uri_too_long',
-        `A URL here has at most ${limits.HTTP_URL_BYTES_MAX} bytes.`,
-      )
-    }
-    if (req.rawHeaders.length > 2 * limits.HTTP_HEADERS_MAX) {
-      throw new BrokerError('headers_too_large', `Send at most ${limits.HTTP_HEADERS_MAX} headers.`)
-    }
-    if (open.has(req.path)) return next()
+    measure(req, res)
+    if (isOpen(req.path)) return next()
 
     const { authorization } = req.headers
     const proven = credentials.authenticate(authorization, req.socket.remoteAddress)

@@ -21,11 +21,15 @@ export const STATUS = {
   binding_not_found: 404,
   policy_not_found: 404,
   message_not_found: 404,
+  ingest_not_found: 404,
+  request_not_found: 404,
   declaration_conflict: 409,
   in_use: 409,
   not_empty: 409,
   unroutable: 422,
   batch_incomplete: 422,
+  idempotency_key_reused: 422,
+  request_failed: 502,
   message_too_large: 413,
   unsupported_media_type: 415,
   uri_too_long: 414,
@@ -34,6 +38,7 @@ export const STATUS = {
   too_many_requests: 429,
   queue_full: 429,
   memory_high: 429,
+  overloaded: 503,
   durability_unavailable: 503,
   store_unavailable: 503,
   draining: 503,
@@ -44,6 +49,7 @@ const RETRY_AFTER_S: { readonly [code in ErrorCode]?: number } = {
   too_many_requests: 1,
   queue_full: 1,
   memory_high: 5,
+  overloaded: 1,
   durability_unavailable: 1,
   store_unavailable: 1,
   draining: 1,
@@ -100,7 +106,8 @@ export function sendProblem(req: IncomingMessage, res: ServerResponse, problem: 
   res.statusCode = problem.status
   res.setHeader('Content-Type', 'application/problem+json')
   res.setHeader('Content-Length', Buffer.byteLength(text))
-  const retryAfterS = RETRY_AFTER_S[problem.title as ErrorCode]
+  const told = problem['retryAfterS']
+  const retryAfterS = typeof told === 'number' ? told : RETRY_AFTER_S[problem.title as ErrorCode]
   if (retryAfterS !== undefined) res.setHeader('Retry-After', retryAfterS)
   if (problem.status === 401) {
     // A header line each: Chromium takes a line for one challenge, and refuses it as malformed.
