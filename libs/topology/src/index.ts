@@ -28,6 +28,7 @@ export {
   type Documents,
   type NamedDocument,
 } from './documents.ts'
+export { climbs, type HttpRequest, readRequest, requestOf, requestTable } from './http-request.ts'
 export { type Published, Publisher, type PublishReply } from './publish.ts'
 export { appendTo, type Redriven, redrive } from './redrive.ts'
 export { type QueueEntry, type Route, RoutingTable } from './routing-table.ts'
