@@ -6,6 +6,7 @@
  */
 import { isUtf8 } from 'node:buffer'
 import { BrokerError, limits } from '@sluice/core'
+import type { Grants } from '@sluice/security'
 import {
   carryTrace,
   type Deps,
@@ -15,6 +16,7 @@ import {
   type PublishCounts,
   readMessage,
   refusalOf,
+  requirePublish,
   toMessage,
 } from '@sluice/server'
 import type { Published, PublishReply, QueueEntry } from '@sluice/topology'
@@ -42,6 +44,7 @@ export const BatchSummary = z
 export type BatchSummary = z.infer<typeof BatchSummary>
 
 interface BatchOptions {
+  readonly grants: Grants
   readonly vhost: string
   readonly exchange: string
   /** For messages that have none of their own. */
@@ -208,12 +211,13 @@ export class BatchRun implements PublishReply {
   }
 
   #send(draft: Draft, body: Buffer, line: number): void {
-    const { vhost, exchange, messageBytesMax, headers } = this.#options
+    const { vhost, exchange, messageBytesMax, headers, grants } = this.#options
     if (body.length > messageBytesMax) {
       throw new BrokerError('message_too_large', `A body has at most ${messageBytesMax} bytes.`)
     }
     carryTrace(draft, headers)
     const message = toMessage(draft, exchange, body, this.#deps.store.state.clockAheadMs)
+    requirePublish(this.#deps.topology.table, grants, message)
     if (draft.mandatory) this.#mandatory.add(line)
     this.#sizes.set(line, body.length)
     this.#outstandingBytes += body.length

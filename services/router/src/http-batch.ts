@@ -13,6 +13,7 @@
  * Hot path, as http-publish.ts: measured by test/bench/http.bench.ts.
  */
 import { BrokerError, exchangeName, limits } from '@sluice/core'
+import type { Grants } from '@sluice/security'
 import {
   type Deps,
   EVENTS_TYPE,
@@ -22,6 +23,7 @@ import {
   publishCounts,
   type Route,
   readBody,
+  requirePublish,
   route,
   sendProblem,
   toProblem,
@@ -29,7 +31,7 @@ import {
 import type { Request, Response } from 'express'
 import { z } from 'zod'
 import { BatchRun, BatchSummary } from './batch-run.ts'
-import { PUBLISH_REFUSALS, refuseInternal } from './http-publish.ts'
+import { PUBLISH_REFUSALS } from './http-publish.ts'
 import { LineSplitter } from './ndjson.ts'
 
 const Query = z.strictObject({
@@ -69,15 +71,16 @@ export function batchRoute(deps: Deps, { messageBytesMax }: { messageBytesMax: n
     },
     answers: { 200: { description: 'All are stored, or wanted by no queue.', body: BatchSummary } },
     refusals: [...PUBLISH_REFUSALS, 'batch_incomplete'],
-    async handle({ req, res, params, query, signal }) {
+    async handle({ req, res, params, query, signal, grants }) {
       const { vhost } = params
       const exchange = exchangeName(params.exchange)
       const readBatch = reader(req)
-      await checkExchange(deps, vhost, exchange)
+      await checkExchange(deps, grants, exchange)
       const { routingKey, lines } = query
       const run = new BatchRun(deps, counts, {
         ...{ vhost, exchange, routingKey, messageBytesMax },
         headers: req.headers,
+        grants,
       })
       const ended = await readBatch({ req, res, signal, run, lines, messageBytesMax })
       await run.settled()
@@ -126,8 +129,9 @@ function reader({ headers }: Request): ReadBatch {
   throw new BrokerError('unsupported_media_type', text)
 }
 
-async function checkExchange(deps: Deps, vhost: string, exchange: string): Promise<void> {
+async function checkExchange(deps: Deps, grants: Grants, exchange: string): Promise<void> {
   const { topology } = deps
+  const { vhost } = grants
   if (!topology.table.exchange(vhost, exchange)) await topology.refresh()
   const { table } = topology
   if (!table.hasVhost(vhost)) {
@@ -136,7 +140,7 @@ async function checkExchange(deps: Deps, vhost: string, exchange: string): Promi
   if (!table.exchange(vhost, exchange)) {
     throw new BrokerError('exchange_not_found', `There is no exchange ${JSON.stringify(exchange)}.`)
   }
-  refuseInternal(deps, vhost, exchange)
+  requirePublish(table, grants, { exchange, routingKey: '', furtherKeys: [] })
 }
 
 async function readArray(

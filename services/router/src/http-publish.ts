@@ -15,6 +15,7 @@ import {
   exchangeName,
   limits,
 } from '@sluice/core'
+import type { Grants } from '@sluice/security'
 import {
   type Call,
   carryTrace,
@@ -33,6 +34,7 @@ import {
   readHeaders,
   receiveBody,
   refusalOf,
+  requirePublish,
   route,
   sendProblem,
   stronger,
@@ -132,13 +134,6 @@ export function publishRoutes(deps: Deps, options: PublishOptions): Route[] {
   ]
 }
 
-/** Throws forbidden for an exchange that only other exchanges publish to. */
-export function refuseInternal({ topology }: Deps, vhost: string, exchange: string): void {
-  if (topology.table.exchange(vhost, exchange)?.internal) {
-    throw new BrokerError('forbidden', 'This exchange is internal: only exchanges publish to it.')
-  }
-}
-
 /** One publish, from its headers to its answer. */
 class Publication implements PublishReply {
   readonly #deps: Deps
@@ -146,6 +141,7 @@ class Publication implements PublishReply {
   readonly #counts: PublishCounts
   readonly #req: Request
   readonly #res: Response
+  readonly #grants: Grants
   readonly #vhost: string
   readonly #exchange: string
   readonly #draft: Draft
@@ -155,7 +151,7 @@ class Publication implements PublishReply {
     deps: Deps,
     options: PublishOptions,
     counts: PublishCounts,
-    { req, res }: Call<object, unknown, undefined>,
+    { req, res, grants }: Call<object, unknown, undefined>,
     vhost: string,
     exchange: string,
     routingKey: string,
@@ -165,6 +161,7 @@ class Publication implements PublishReply {
     this.#counts = counts
     this.#req = req
     this.#res = res
+    this.#grants = grants
     this.#vhost = vhost
     this.#exchange = exchange
     this.#draft = new Draft(routingKey)
@@ -197,10 +194,10 @@ class Publication implements PublishReply {
 
   #publish(received: Buffer): void {
     try {
-      refuseInternal(this.#deps, this.#vhost, this.#exchange)
-      const { store } = this.#deps
+      const { store, topology } = this.#deps
       const body = this.#event === undefined ? received : this.#readEvent(this.#event, received)
       const message = toMessage(this.#draft, this.#exchange, body, store.state.clockAheadMs)
+      requirePublish(topology.table, this.#grants, message)
       this.#counts.bytes.value += body.length
       this.#deps.publisher.publish(this.#vhost, message, this, 0)
     } catch (error) {

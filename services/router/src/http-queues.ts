@@ -96,7 +96,14 @@ function writes({ topology }: Deps): Route[] {
       body: QueueBody,
       answers: PUT_ANSWERS,
       refusals: DECLARE_REFUSALS,
-      async handle({ params: { vhost, queue }, body }) {
+      async handle(call) {
+        const { vhost, queue } = call.params
+        const { body } = call
+        const deadLetters = body.arguments['x-dead-letter-exchange']
+        if (typeof deadLetters === 'string') {
+          call.require('read', { kind: 'queue', name: queue })
+          call.require('write', { kind: 'exchange', name: deadLetters })
+        }
         const definition = { name: queue, exclusive: '', ...body }
         return declared((await topology.declareQueue(vhost, definition)).created)
       },

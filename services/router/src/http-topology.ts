@@ -13,7 +13,7 @@ import {
   exchangeName,
   limits,
 } from '@sluice/core'
-import { type Deps, type Route, route } from '@sluice/server'
+import { type Call, type Deps, type Route, route } from '@sluice/server'
 import {
   type BindingDefinition,
   EXCHANGE_TYPES,
@@ -84,13 +84,13 @@ export const DECLARE_REFUSALS: readonly ErrorCode[] = [
 ]
 export const declared = (created: boolean) => ({ status: created ? 201 : 200 })
 
-export function topologyRoutes({ topology }: Deps): Route[] {
+export function topologyRoutes({ topology, access }: Deps): Route[] {
   const current = async () => {
     await topology.refresh()
     return topology.table
   }
   return [
-    ...vhostRoutes({ topology }, current),
+    ...vhostRoutes({ topology, access }, current),
     ...exchangeReads(current),
     ...exchangeWrites({ topology }),
     ...bindingReads(current),
@@ -116,7 +116,10 @@ type Current = () => Promise<Deps['topology']['table']>
 
 const tag = 'topology'
 
-function vhostRoutes({ topology }: Parts, current: Current): Route[] {
+function vhostRoutes(
+  { topology, access }: Pick<Deps, 'topology' | 'access'>,
+  current: Current,
+): Route[] {
   const path = '/v1/vhosts/:vhost'
   return [
     route({
@@ -124,12 +127,14 @@ function vhostRoutes({ topology }: Parts, current: Current): Route[] {
       path: '/v1/vhosts',
       tag,
       needs: 'login',
-      summary: 'List vhosts',
+      summary: 'List vhosts that the caller may enter, or all of them to who may monitor',
       query: PageQuery,
       answers: { 200: { description: 'A page of them.', body: pageOf(Vhost) } },
-      async handle({ query }) {
+      async handle({ query, principal }) {
         const table = await current()
-        const page = pageOn(table.vhosts(), (name) => name, query)
+        const all = access.tags(principal).has('monitoring')
+        const seen = table.vhosts().filter((name) => all || access.enters(principal, name))
+        const page = pageOn(seen, (name) => name, query)
         const items = page.items.map((name) => ({ name, ...optionsOf(table, name) }))
         return { status: 200, body: { ...page, items } }
       },
@@ -231,8 +236,15 @@ function exchangeWrites({ topology }: Parts): Route[] {
       body: ExchangeBody,
       answers: PUT_ANSWERS,
       refusals: DECLARE_REFUSALS,
-      async handle({ params: { vhost, exchange }, body }) {
+      async handle(call) {
+        const { vhost, exchange } = call.params
+        const { body } = call
         const name = exchangeName(exchange)
+        const alternate = body.arguments['alternate-exchange']
+        if (typeof alternate === 'string') {
+          call.require('read', { kind: 'exchange', name })
+          call.require('write', { kind: 'exchange', name: alternate })
+        }
         return declared((await topology.declareExchange(vhost, { name, ...body })).created)
       },
     }),
@@ -319,8 +331,10 @@ function bindingWrites({ topology }: Parts): Route[] {
       body: BindingBody,
       answers: PUT_ANSWERS,
       refusals,
-      async handle({ params: { vhost }, body }) {
-        return declared((await topology.bind(vhost, named(body))).created)
+      async handle(call) {
+        const binding = named(call.body)
+        requireEnds(call, topology.table, binding)
+        return declared((await topology.bind(call.params.vhost, binding)).created)
       },
     }),
     route({
@@ -332,12 +346,25 @@ function bindingWrites({ topology }: Parts): Route[] {
       body: BindingBody,
       answers: DELETE_ANSWERS,
       refusals: ['vhost_not_found', 'forbidden'],
-      async handle({ params: { vhost }, body }) {
-        await topology.unbind(vhost, named(body))
+      async handle(call) {
+        const binding = named(call.body)
+        requireEnds(call, topology.table, binding)
+        await topology.unbind(call.params.vhost, binding)
         return { status: 204 }
       },
     }),
   ]
+}
+
+/** Binding writes to the destination and reads from the source. */
+function requireEnds(
+  call: Call<{ vhost: string }, unknown, unknown>,
+  table: RoutingTable,
+  { source, destination, destinationType, routingKey }: BindingDefinition,
+): void {
+  call.require('write', { kind: destinationType, name: destination })
+  const topic = table.exchange(call.params.vhost, source)?.type === 'topic'
+  call.require('read', { kind: 'exchange', name: source }, topic ? routingKey : undefined)
 }
 
 function policyRoutes({ topology }: Parts, current: Current): Route[] {

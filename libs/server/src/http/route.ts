@@ -23,7 +23,7 @@
  * which therefore is a strictObject. Errors that `handle` throws become problems (problem.ts).
  */
 import { BrokerError, type ErrorCode, limits } from '@sluice/core'
-import type { Access, Operation, Principal, Resource } from '@sluice/security'
+import type { Access, Grants, Operation, Principal, Resource } from '@sluice/security'
 import type { Request, Response } from 'express'
 import { z } from 'zod'
 import { readJson } from './body.ts'
@@ -88,14 +88,17 @@ export class Call<P, Q, B> {
     return this.res.locals['access'] as Access
   }
 
+  /** What the caller may do in the vhost of the path. */
+  get grants(): Grants {
+    return this.access.grants(this.principal, this.#vhost)
+  }
+
   /**
    * Refuses with `forbidden` unless the caller may do this in the vhost of the path: for what only
    * the body names. `routingKey` counts where the exchange is a topic exchange.
    */
   require(operation: Operation, resource: Resource, routingKey?: string): void {
-    const why = this.access
-      .grants(this.principal, this.#vhost)
-      .refusal(operation, resource, routingKey)
+    const why = this.grants.refusal(operation, resource, routingKey)
     if (why !== undefined) throw new BrokerError('forbidden', why)
   }
 

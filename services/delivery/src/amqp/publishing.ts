@@ -188,7 +188,7 @@ export class Publishing implements PublishReply {
   /** The message as it is stored. */
   message(exchange: string, routingKey: string, properties: Buffer, body: Buffer): Message {
     const known = readPublishProperties(properties)
-    if (exchange !== DEFAULT_EXCHANGE) this.#checkInternal(exchange)
+    this.#checkExchange(exchange, routingKey)
     this.#checkProperties(exchange, known)
     let kept = properties
     let headers = known.headersSize > 0 ? headersOf(properties) : undefined
@@ -196,6 +196,7 @@ export class Publishing implements PublishReply {
       kept = encodeProperties({ ...decodeProperties(properties), replyTo: this.replyAddress })
     }
     const { cc, bcc } = headers ? furtherKeys(headers) : NO_KEYS
+    for (const key of [...cc, ...bcc]) this.#checkExchange(exchange, key)
     if (bcc.length > 0 && headers) {
       const { BCC: _, ...rest } = headers
       headers = rest
@@ -237,11 +238,18 @@ export class Publishing implements PublishReply {
     return aheadMs > 0 ? Math.min(aheadMs, limits.DURATION_MS_MAX) : 0
   }
 
-  /** 33; that the exchange is missing is found out on the way. */
-  #checkInternal(exchange: string): void {
-    const { vhost, context } = this.#session
-    if (context.deps.topology.table.exchange(vhost, exchange)?.internal) {
+  /** 62, 33; that the exchange is missing is found out on the way. */
+  #checkExchange(exchange: string, routingKey: string): void {
+    const { vhost, context, grants } = this.#session
+    const resource = { kind: 'exchange', name: exchange } as const
+    if (!grants.allows('write', 'exchange', exchange)) this.#session.require('write', resource)
+    if (exchange === DEFAULT_EXCHANGE) return
+    const known = context.deps.topology.table.exchange(vhost, exchange)
+    if (known?.internal) {
       throw refused(`cannot publish to internal exchange '${exchange}' in vhost '${vhost}'`)
+    }
+    if (known?.type === 'topic' && !grants.allowsTopic('write', exchange, routingKey)) {
+      this.#session.require('write', resource, routingKey)
     }
   }
 
@@ -255,10 +263,17 @@ export class Publishing implements PublishReply {
       const text = `invalid expiration '${expiration.slice(0, 64)}': not a number of milliseconds`
       throw this.#unlessMissing(exchange, text)
     }
-    if (userId !== '' && userId !== user) {
+    if (userId !== '' && userId !== user && !this.#mayImpersonate()) {
       const text = `user_id property set to '${userId}' but authenticated user was '${user}'`
       throw this.#unlessMissing(exchange, text)
     }
+  }
+
+  #mayImpersonate(): boolean {
+    const { context, principal } = this.#session
+    return (
+      principal.kind !== 'administrator' && context.deps.access.tags(principal).has('impersonator')
+    )
   }
 
   /** 56: that the exchange is missing counts for more than what is wrong with the message. */

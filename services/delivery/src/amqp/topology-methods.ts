@@ -5,6 +5,7 @@
 import { randomBytes } from 'node:crypto'
 import type { ChannelMethod, FieldValue, Table } from '@sluice/amqp'
 import { BrokerError, DEFAULT_EXCHANGE, RESERVED_PREFIX } from '@sluice/core'
+import type { Resource } from '@sluice/security'
 import {
   type Arguments,
   EXCHANGE_TYPES,
@@ -29,9 +30,16 @@ export async function declareExchange(
   const name = clean(method.exchange)
   checkNotDefault(name)
   if (method.passive) {
+    requireAny(session, { kind: 'exchange', name })
     await topology.refresh()
     if (!topology.table.exchange(session.vhost, name)) throw noExchange(session, name)
     return
+  }
+  session.require('configure', { kind: 'exchange', name })
+  const alternate = method.arguments['alternate-exchange']
+  if (typeof alternate === 'string' && !topology.table.exchange(session.vhost, name)) {
+    session.require('read', { kind: 'exchange', name }) // 35
+    session.require('write', { kind: 'exchange', name: alternate })
   }
   if (!EXCHANGE_TYPES.includes(type as ExchangeType)) {
     throw precondition(`unknown exchange type '${type}'`) // 32
@@ -54,6 +62,7 @@ export async function deleteExchange(
   const { vhost } = session
   const name = clean(exchange)
   checkNotDefault(name)
+  session.require('configure', { kind: 'exchange', name })
   if (name.startsWith(RESERVED_PREFIX)) {
     throw refused(`deletion of system exchange '${name}' in vhost '${vhost}' not allowed`) // 30
   }
@@ -65,8 +74,10 @@ export async function bindExchange(
   method: Method<'exchange.bind'> | Method<'exchange.unbind'>,
 ): Promise<void> {
   const { destination, source, routingKey } = method
+  session.require('write', { kind: 'exchange', name: destination })
   checkNotDefault(source)
   checkNotDefault(destination)
+  requireSource(session, source, routingKey)
   const { topology } = session.context.deps
   const binding = {
     source,
@@ -94,6 +105,7 @@ export async function declareQueue(
 }
 
 async function passive(session: Session, name: string): Promise<QueueEntry> {
+  requireAny(session, { kind: 'queue', name })
   await session.context.deps.topology.refresh()
   const entry = await session.queue(name)
   if (entry.settings.expiresMs >= 0) await entry.store.create() // 53: it counts as use
@@ -112,14 +124,17 @@ async function declare(
   if (name.startsWith(RESERVED_PREFIX)) {
     throw refused(`queue name '${name}' contains reserved prefix 'amq.*'`)
   }
+  const asked = name === '' && typeof prefix === 'string' ? prefixed(prefix) : name
+  session.require('configure', { kind: 'queue', name: asked || `${RESERVED_PREFIX}gen-` })
   const known = topology.table.queue(vhost, name)
+  if (!known) requireDeadLetters(session, asked, args)
   if (known) {
     session.checkAccess(known)
     // 44: an exclusive queue declared again as shared, or the other way round.
     if ((known.definition.exclusive !== '') !== method.exclusive) throw notSame(session, name)
   }
   const { definition, tolerated } = await topology.declareQueue(vhost, {
-    name: name === '' && typeof prefix === 'string' ? prefixed(prefix) : name,
+    name: asked,
     durable: method.durable && !method.exclusive, // 46
     autoDelete: method.autoDelete,
     exclusive: method.exclusive ? id : '',
@@ -165,7 +180,9 @@ export async function bindQueue(
 ): Promise<void> {
   const { topology } = session.context.deps
   const { vhost } = session
+  session.require('write', { kind: 'queue', name: queue })
   checkNotDefault(method.exchange)
+  requireSource(session, method.exchange, routingKey)
   const binding = {
     source: method.exchange,
     destination: queue,
@@ -182,6 +199,7 @@ export async function bindQueue(
 }
 
 export async function purgeQueue(session: Session, queue: string): Promise<number> {
+  session.require('read', { kind: 'queue', name: queue })
   return (await session.queue(queue)).store.purge()
 }
 
@@ -191,6 +209,7 @@ export async function deleteQueue(
   { ifUnused, ifEmpty }: Method<'queue.delete'>,
   queue: string,
 ): Promise<number> {
+  session.require('configure', { kind: 'queue', name: queue })
   const { topology } = session.context.deps
   await topology.refresh()
   const entry = topology.table.queue(session.vhost, queue)
@@ -199,6 +218,30 @@ export async function deleteQueue(
   const { messages } = await topology.deleteQueue(session.vhost, queue, { ifUnused, ifEmpty })
   session.disown(queue)
   return messages
+}
+
+/** 43: to see that something is there, one permission on it will do. */
+function requireAny(session: Session, resource: Resource): void {
+  const { grants } = session
+  const { kind, name } = resource
+  if (grants.allows('write', kind, name) || grants.allows('read', kind, name)) return
+  session.require('configure', resource)
+}
+
+/** 84: to bind from an exchange is to read from it; where it is a topic exchange, by the key. */
+function requireSource(session: Session, source: string, routingKey: string): void {
+  const { topology } = session.context.deps
+  const topic = topology.table.exchange(session.vhost, source)?.type === 'topic'
+  const resource = { kind: 'exchange', name: source } as const
+  session.require('read', resource, topic ? routingKey : undefined)
+}
+
+/** 48: who makes a queue send its dead letters on must be able to read and to send them. */
+function requireDeadLetters(session: Session, name: string, args: Table): void {
+  const exchange = args['x-dead-letter-exchange']
+  if (typeof exchange !== 'string') return
+  session.require('read', { kind: 'queue', name: name || `${RESERVED_PREFIX}gen-` })
+  session.require('write', { kind: 'exchange', name: exchange })
 }
 
 /** 29. */
