@@ -5,14 +5,15 @@ import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { encodeRecord, openStore, QUEUE_SETTINGS_DEFAULT, type QueueStore } from '@sluice/store'
 import { randomFor, waitFor, withRedis } from '@sluice/testkit'
+import { tcpProxy } from '../../../test/support/tcp-proxy.ts'
 import { Feed } from './feed.ts'
 import type { Consumer, Delivery } from './handing.ts'
 
 async function setup(t: TestContext) {
   const { url, vhost } = await withRedis(t)
   const report = (error: unknown) => t.diagnostic(String(error))
-  const open = async () => {
-    const store = await openStore({ url, report })
+  const open = async (at = url) => {
+    const store = await openStore({ url: at, report })
     t.after(() => store.close())
     const queue = store.queue(vhost, 'orders', 1, QUEUE_SETTINGS_DEFAULT)
     return { slot: store.slot.name, redis: store.redis, queue }
@@ -20,12 +21,18 @@ async function setup(t: TestContext) {
   const { slot, queue, redis } = await open()
   await queue.create()
   let ended = 0
-  const feed = () => {
-    const feed = new Feed(queue, report, () => ended++)
+  const feed = (of = queue) => {
+    const feed = new Feed(of, report, () => ended++)
     t.after(() => feed.close())
     return feed
   }
-  return { slot, queue, redis, open, feed, ended: () => ended }
+  /** Another process, with a wire to Redis that can be cut. */
+  const wired = async () => {
+    const wire = await tcpProxy(Number(new URL(url).port))
+    t.after(() => wire.close())
+    return { wire, ...(await open(`redis://127.0.0.1:${wire.port}`)) }
+  }
+  return { slot, queue, redis, open, wired, feed, ended: () => ended }
 }
 
 /** Publishes bodies '0', '1', ...; settles when all are stored. */
@@ -57,7 +64,7 @@ class TestConsumer implements Consumer {
   readonly noAck = false
   readonly held: Delivery[] = []
   readonly seen: number[] = []
-  readonly prefetch: number
+  prefetch: number
   gone = false
   onDelivery: (delivery: Delivery) => void = () => {}
 
@@ -276,4 +283,109 @@ test('what a lost reply brought goes back, though nobody consumes any more', asy
   await waitFor(async () => (await observer.stats()).ready === 3, { what: 'the return' })
   await waitFor(() => ended() === 1, { what: 'the end' })
   assert.deepEqual(consumer.seen, [])
+})
+
+test('what a take brings that arrives after it was given up on is not lost', async (t) => {
+  const { queue, wired, feed } = await setup(t)
+  const { wire, queue: far } = await wired()
+  const orders = feed(far)
+  const consumer = new TestConsumer(10)
+  orders.attach(consumer)
+  await publish(queue, 1)
+  await waitFor(() => consumer.held.length === 1)
+  wire.stall()
+  const [first] = consumer.held.splice(0)
+  orders.ack(first!)
+  await waitFor(() => wire.keeps(queue.base), { what: 'the acknowledgement and the next take' })
+  await publish(queue, 3, 1)
+  const healed = Promise.withResolvers<void>()
+  wire.strand(healed.promise)
+  await waitFor(() => consumer.held.length === 3, { what: 'the rest' })
+  for (const delivery of consumer.held.splice(0)) orders.ack(delivery)
+  await orders.settled()
+  await publish(queue, 1, 4)
+  await waitFor(() => consumer.held.length === 1)
+  healed.resolve()
+  await publish(queue, 3, 5)
+  await waitFor(() => consumer.seen.length === 8, { what: 'all of them' })
+  assert.deepEqual(consumer.seen, [0, 1, 2, 3, 4, 5, 6, 7])
+  for (const delivery of consumer.held.splice(0)) orders.ack(delivery)
+  await orders.settled()
+  assert.equal((await queue.stats()).unacked, 0)
+})
+
+test('what nobody has credit for any more goes elsewhere, as if it had never been taken', async (t) => {
+  const { queue, open, feed } = await setup(t)
+  const orders = feed()
+  const consumer = new TestConsumer(10)
+  orders.attach(consumer)
+  const elsewhere = feed((await open()).queue)
+  await publish(queue, 1)
+  await waitFor(() => consumer.held.length === 1)
+  const [first] = consumer.held.splice(0)
+  await publish(queue, 7, 1)
+  orders.ack(first!) // and a take follows
+  setImmediate(() => {
+    consumer.prefetch = consumer.held.length
+  })
+  const other = new TestConsumer(10)
+  await waitFor(async () => (await queue.stats()).unacked > 0, { what: 'the take' })
+  elsewhere.attach(other)
+  await waitFor(() => consumer.held.length + other.held.length === 7, { what: 'all of them' })
+  assert.ok(other.held.length > 0)
+  assert.deepEqual(
+    other.held.filter(({ redelivered }) => redelivered),
+    [],
+  )
+})
+
+test('a consumer that comes while another still holds something is served', async (t) => {
+  const { queue, feed } = await setup(t)
+  await publish(queue, 5)
+  await publish(queue, 5, 5)
+  await publish(queue, 5, 10)
+  const orders = feed()
+  const first = new TestConsumer(10)
+  orders.attach(first)
+  await waitFor(() => first.held.length === 10)
+  for (const delivery of first.held.splice(0, 5)) orders.ack(delivery)
+  await new Promise((resolve) => setImmediate(resolve)) // room for a batch: it waits for more
+  orders.detach(first)
+  const second = new TestConsumer(10)
+  orders.attach(second)
+  await waitFor(() => second.held.length === 5, { what: 'the rest' })
+})
+
+test('what a lost reply to a single get brought goes back, though nobody else uses the feed', async (t) => {
+  const { queue, redis, open, feed, ended } = await setup(t)
+  const observer = (await open()).queue
+  await publish(queue, 1)
+  await queue.take(0, false)
+  redis.client('REPLY', 'SKIP').catch(() => {}) // to the take, which comes next
+  const got = assert.rejects(feed().get(), { code: 'store_unavailable' })
+  await waitFor(async () => (await observer.stats()).unacked === 1, { what: 'the take' })
+  redis.disconnect(true)
+  await got
+  await waitFor(async () => (await observer.stats()).ready === 1, { what: 'the return' })
+  await waitFor(() => ended() === 1, { what: 'the end' })
+})
+
+test('a return whose reply was lost does not take the message from who has it next', async (t) => {
+  const { queue, redis, open, feed } = await setup(t)
+  const observer = (await open()).queue
+  await publish(queue, 2)
+  const orders = feed()
+  const consumer = new TestConsumer(1)
+  orders.attach(consumer)
+  await waitFor(() => consumer.held.length === 1)
+  redis.client('REPLY', 'SKIP').catch(() => {}) // to the return, which comes next
+  orders.giveBack(consumer.held[0]!, back('+'))
+  await waitFor(async () => (await observer.stats()).ready === 2, { what: 'the return' })
+  redis.disconnect(true)
+  consumer.held.pop()
+  orders.look()
+  await waitFor(() => consumer.held.length === 1, { what: 'it again' })
+  assert.deepEqual(consumer.seen, [0, 0])
+  await orders.settled()
+  assert.deepEqual(await observer.stats().then(({ ready, unacked }) => [ready, unacked]), [1, 1])
 })

@@ -89,3 +89,6 @@ export interface GiveBack {
   /** From failureOf; '-' = not a failed delivery. */
   readonly failure: string
 }
+
+/** For a delivery that no consumer was shown: it goes back as it came. */
+export const UNSEEN: GiveBack = { action: 'unseen', delayMs: 0, failure: '-' }

@@ -3,7 +3,7 @@
  * publishes. Numbers in comments are those of docs/amqp.md.
  */
 import type { Channel, ChannelHandler, ChannelMethod } from '@sluice/amqp'
-import type { Delivery, GiveBack } from '../handing.ts'
+import { type Delivery, UNSEEN } from '../handing.ts'
 import type { AmqpConsumer } from './consumer.ts'
 import { Consuming } from './consuming.ts'
 import { withDeliveryCount } from './delivery-count.ts'
@@ -22,9 +22,6 @@ import {
   purgeQueue,
 } from './topology-methods.ts'
 import { Transaction } from './transaction.ts'
-
-/** A delivery that nobody saw goes back as it came. */
-const UNSEEN: GiveBack = { action: 'ready', delayMs: 0, failure: '-' }
 
 export class ChannelSession implements ChannelHandler {
   readonly session: Session

@@ -182,11 +182,16 @@ const Shape = z.strictObject({
   perSecond: z.number().min(PER_SECOND_MIN).max(PER_SECOND_MAX).optional().meta({
     description: 'Most requests a second, over all processes. Default: no limit.',
   }),
-  burst: z.int().min(1).max(BURST_MAX).optional().meta({
-    description:
-      'How many may go at once after a pause: in any time t at most perSecond x t + burst. Default: ' +
-      'what perSecond allows in a tenth of a second, at least 1.',
-  }),
+  burst: z
+    .int()
+    .min(1)
+    .max(BURST_MAX)
+    .optional()
+    .meta({
+      description:
+        'How many may go at once after a pause: in any time t at most perSecond x t + burst. Default: ' +
+        'what perSecond allows in a tenth of a second, at least 1.',
+    }),
   concurrencyMax: z.int().min(1).max(CONCURRENCY_MAX).default(32).meta({
     description: 'Most requests under way, over all processes.',
   }),
