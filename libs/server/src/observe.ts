@@ -1,5 +1,6 @@
 /** What a process tells of itself: gauges of the store and the queues, and where it is sent. */
 import { readFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Config } from '@sluice/config'
 import type { Store } from '@sluice/store'
 import {
@@ -13,6 +14,8 @@ import {
 } from '@sluice/telemetry'
 import type { QueueEntry, Topology } from '@sluice/topology'
 
+/** A last export may take so long; a collector that is away does not hold up a process that stops. */
+const CLOSE_MS_MAX = 2_000
 /** Queues read at once: a look must not fill the connection that settlements go through. */
 const QUEUES_AT_ONCE = 20
 
@@ -91,7 +94,10 @@ export async function openExports(
   return {
     tracing,
     close: async () => {
-      await Promise.all([tracing.close(), endMetrics?.().catch(target.report)])
+      const ended = Promise.all([tracing.close(), endMetrics?.().catch(target.report)])
+      const late = new AbortController()
+      await Promise.race([ended, sleep(CLOSE_MS_MAX, undefined, { signal: late.signal })])
+      late.abort()
     },
   }
 }

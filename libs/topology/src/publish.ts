@@ -222,7 +222,7 @@ export class Publisher {
     for (const queue of queues) {
       if (has(known, queue)) continue
       pending.left++
-      pending.record ??= encodeRecord(message)
+      pending.record ??= encodeRecord(pending.message)
       queue.store.append(
         pending.record,
         message.priority,
