@@ -14,6 +14,8 @@ export interface WsPeerOptions {
   readonly authorization?: string | undefined
   readonly headers?: Record<string, string>
   readonly protocol?: string
+  /** Answers no ping. */
+  readonly silent?: boolean
 }
 
 export class WsPeer {
@@ -22,8 +24,10 @@ export class WsPeer {
   readonly frames: Frame[] = []
   closed: { code: number; reason: string } | undefined
 
-  constructor(http: string, { headers = {}, protocol = 'sluice.v1' }: WsPeerOptions = {}) {
-    this.socket = new WebSocket(`${http.replace(/^http/, 'ws')}/ws`, protocol, { headers })
+  constructor(http: string, options: WsPeerOptions = {}) {
+    const { headers = {}, protocol = 'sluice.v1', silent = false } = options
+    const url = `${http.replace(/^http/, 'ws')}/ws`
+    this.socket = new WebSocket(url, protocol, { headers, autoPong: !silent })
     this.socket.on('message', (data) => this.frames.push(JSON.parse(String(data))))
     this.socket.on('close', (code, reason) => {
       this.closed = { code, reason: String(reason) }

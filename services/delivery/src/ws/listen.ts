@@ -20,6 +20,8 @@ const PATH = '/ws'
 const DRAIN_LOOK_MS = 20
 /** How long they have for that; then it comes again elsewhere. */
 const DRAIN_MS_MAX = 3_000
+/** A delivery goes back after its acknowledgement timeout and before a fourth of it more. */
+const LOOKS = 4
 /** A close that the client does not answer, ms. */
 const CLOSE_MS_MAX = 1_000
 
@@ -37,9 +39,16 @@ export class WebSocketDoor {
   readonly #connections = new Set<Connection>()
   readonly #server: WebSocketServer
   readonly #frameBytesMax: number
+  readonly #heartbeatMs: number
   #stopping = false
 
-  constructor(deps: Deps, config: Config, feeds: Feeds) {
+  constructor(
+    deps: Deps,
+    config: Pick<Config, 'messageBytesMax' | 'amqpAckTimeoutMs'>,
+    feeds: Feeds,
+    heartbeatMs: number = limits.WEBSOCKET_HEARTBEAT_MS,
+  ) {
+    this.#heartbeatMs = heartbeatMs
     const { messageBytesMax, amqpAckTimeoutMs: ackTimeoutMs } = config
     this.#context = { deps, feeds, messageBytesMax, ackTimeoutMs, counts: countsOf(deps) }
     // Base64 and escapes make a body longer; fields and headers come on top.
@@ -66,9 +75,12 @@ export class WebSocketDoor {
   /** Looks after its connections; when the process stops it sends them elsewhere. */
   async run(signal: AbortSignal): Promise<Running> {
     const stopped = Promise.withResolvers<void>()
-    const timer = setInterval(() => this.#look(), limits.WEBSOCKET_HEARTBEAT_MS)
+    const beat = setInterval(() => this.#look(), this.#heartbeatMs)
+    const { ackTimeoutMs } = this.#context
+    const expiry = ackTimeoutMs > 0 && setInterval(() => this.#expire(), ackTimeoutMs / LOOKS)
     onAbort(signal, () => {
-      clearInterval(timer)
+      clearInterval(beat)
+      if (expiry) clearInterval(expiry)
       this.#stopping = true
       stopped.resolve(this.#drain())
     })
@@ -136,9 +148,8 @@ export class WebSocketDoor {
 
   /** Half-open connections end: who neither answers a ping nor reads on between two looks is gone. */
   #look(): void {
-    const nowMs = performance.now()
     for (const connection of this.#connections) {
-      const { socket, session, heard, unread } = connection
+      const { socket, heard, unread } = connection
       const reads = socket.bufferedAmount < unread
       if (!heard && !reads) {
         socket.terminate()
@@ -147,8 +158,12 @@ export class WebSocketDoor {
       connection.heard = false
       connection.unread = socket.bufferedAmount
       if (socket.readyState === socket.OPEN) socket.ping()
-      session.expire(nowMs)
     }
+  }
+
+  #expire(): void {
+    const nowMs = performance.now()
+    for (const { session } of this.#connections) session.expire(nowMs)
   }
 
   async #drain(): Promise<void> {
