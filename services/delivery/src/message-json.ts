@@ -88,7 +88,7 @@ export function readHeaders(record: MessageRecord): Table {
 }
 
 /** A malformed message is delivered all the same, with a note: it must not hold up its queue. */
-function readProperties(bytes: Buffer): { properties: Properties; note?: string } {
+export function readProperties(bytes: Buffer): { properties: Properties; note?: string } {
   try {
     return { properties: decodeProperties(bytes) }
   } catch (error) {
@@ -102,7 +102,11 @@ const TEXT = new RegExp(
   'i',
 )
 
-function isText({ contentType = '', contentEncoding = '' }: Properties, body: Buffer): boolean {
+/** Whether a body is shown, or put into JSON, as text. */
+export function isText(
+  { contentType = '', contentEncoding = '' }: Properties,
+  body: Buffer,
+): boolean {
   if (
     contentEncoding !== '' &&
     contentEncoding !== 'identity' &&
@@ -117,7 +121,7 @@ export function tableJson(table: Table): { [name: string]: z.core.util.JSONType 
   return Object.fromEntries(Object.entries(table).map(([name, value]) => [name, valueJson(value)]))
 }
 
-function valueJson(value: FieldValue): z.core.util.JSONType {
+export function valueJson(value: FieldValue): z.core.util.JSONType {
   if (typeof value === 'bigint') {
     const number = Number(value)
     return Number.isSafeInteger(number) ? number : String(value)

@@ -1,0 +1,156 @@
+/**
+ * The request that a message becomes: what the subscription says of all of them, and what the
+ * message says of itself, under the names that publishing takes (docs/publishing.md).
+ *
+ * Hot path: one list of headers a message; what does not change is made once.
+ */
+import { hash } from 'node:crypto'
+import type { FieldValue, Properties } from '@sluice/amqp'
+import { type WebhookSigner, webhookSigner } from '@sluice/security'
+import type { MessageRecord } from '@sluice/store'
+import { readProperties, valueJson } from '../message-json.ts'
+import {
+  binaryEvent,
+  type Content,
+  isEventHeader,
+  percentEncoded,
+  plain,
+  structuredEvent,
+} from './cloud-event.ts'
+import type { Subscription } from './subscription.ts'
+
+/** Of a digest, base64url: as many bits as a UUID has. */
+const ID_LENGTH = 22
+
+/** A message as a queue hands it out for a push. */
+export interface PushMessage {
+  /** Its ref: the same in every delivery of this message. */
+  readonly id: string
+  readonly record: MessageRecord
+  /** Deliveries so far, this one included. */
+  readonly deliveryCount: number
+}
+
+export interface PushRequest {
+  readonly method: Subscription['endpoint']['method']
+  /** With its query. */
+  readonly path: string
+  /** Name and value in turn; values as latin1, ready for the wire. */
+  readonly headers: string[]
+  /** How many headers, from the first on, are the subscription's own: their values are secrets. */
+  readonly ownHeaders: number
+  readonly body: Buffer
+}
+
+const PROPERTY_HEADERS: readonly (readonly [keyof Properties, string])[] = [
+  ['messageId', 'Sluice-Message-Id'],
+  ['correlationId', 'Sluice-Correlation-Id'],
+  ['replyTo', 'Sluice-Reply-To'],
+  ['type', 'Sluice-Type'],
+  ['appId', 'Sluice-App-Id'],
+  ['userId', 'Sluice-User-Id'],
+  ['timestamp', 'Sluice-Timestamp'],
+  ['priority', 'Sluice-Priority'],
+  ['expiration', 'Sluice-Ttl'],
+]
+
+const NOTHING = Buffer.alloc(0)
+
+export class RequestWriter {
+  readonly #subscription: Subscription
+  readonly #path: string
+  readonly #own: readonly string[]
+  /** What configured headers say for messages that have none. */
+  readonly #contentType: string | undefined
+  readonly #named: readonly string[]
+  readonly #place: string
+  readonly #source: string
+  readonly #sign: WebhookSigner | undefined
+
+  constructor(vhost: string, name: string, subscription: Subscription) {
+    const { endpoint, queue, signing } = subscription
+    const { pathname, search } = new URL(endpoint.url)
+    this.#subscription = subscription
+    this.#path = pathname + search
+    const configured = Object.entries(endpoint.headers)
+    const isType = ([header]: [string, string]) => header.toLowerCase() === 'content-type'
+    this.#own = configured.filter((header) => !isType(header)).flatMap(([n, v]) => [n, onWire(v)])
+    this.#contentType = configured.find(isType)?.[1]
+    const agent = configured.some(([header]) => header.toLowerCase() === 'user-agent')
+    this.#named = [...(agent ? [] : ['User-Agent', 'Sluice']), 'Sluice-Subscription', onWire(name)]
+    this.#place = `${encodeURIComponent(vhost)}/${encodeURIComponent(queue)}/`
+    this.#source = `/vhosts/${encodeURIComponent(vhost)}/queues/${encodeURIComponent(queue)}`
+    this.#sign = signing && webhookSigner(signing.scheme, signing.keys)
+  }
+
+  /** @param nowMs of the clock that receivers compare theirs with. */
+  write(message: PushMessage, nowMs: number): PushRequest {
+    const { record, deliveryCount } = message
+    const { endpoint, body: form } = this.#subscription
+    const { properties } = readProperties(record.properties)
+    // Messages of two queues may have the same ref, and their endpoint may be one.
+    const id = `msg_${hash('sha256', this.#place + message.id, 'base64url').slice(0, ID_LENGTH)}`
+    const content = this.#content(id, record, properties)
+    const body = endpoint.method === 'GET' ? NOTHING : content.body
+    const headers = [...this.#own, ...this.#named, 'webhook-id', id]
+    headers.push('Sluice-Delivery-Count', String(deliveryCount))
+    if (this.#sign) {
+      const timestampS = Math.floor(nowMs / 1_000)
+      headers.push('webhook-timestamp', String(timestampS))
+      headers.push('webhook-signature', this.#sign(id, timestampS, body))
+    }
+    const contentType = content.contentType ?? this.#contentType
+    if (contentType) headers.push('Content-Type', onWire(contentType))
+    if (content.contentEncoding) headers.push('Content-Encoding', onWire(content.contentEncoding))
+    headers.push(...content.headers)
+    pushProperties(headers, record, properties)
+    pushHeaders(headers, properties, form !== 'raw')
+    const { method } = endpoint
+    return { method, path: this.#path, headers, ownHeaders: this.#own.length / 2, body }
+  }
+
+  #content(id: string, record: MessageRecord, properties: Properties): Content {
+    const { body: form } = this.#subscription
+    const { body } = record
+    if (form === 'raw') return plain(properties, body)
+    const defaults = { id, source: this.#source, timeMs: record.timeMs }
+    const make = form === 'cloudevents-binary' ? binaryEvent : structuredEvent
+    return make(properties, body, defaults)
+  }
+}
+
+function pushProperties(headers: string[], record: MessageRecord, properties: Properties): void {
+  const { exchange, routingKey, orderingKey } = record
+  if (exchange !== '') headers.push('Sluice-Exchange', onWire(exchange))
+  if (routingKey !== '') headers.push('Sluice-Routing-Key', onWire(routingKey))
+  if (orderingKey !== '') headers.push('Sluice-Ordering-Key', onWire(orderingKey))
+  for (const [name, header] of PROPERTY_HEADERS) {
+    const value = properties[name]
+    if (value !== undefined && value !== '') headers.push(header, onWire(String(value)))
+  }
+}
+
+function pushHeaders(headers: string[], { headers: table }: Properties, isEvent: boolean): void {
+  for (const name in table) {
+    if (isEvent && isEventHeader(name)) continue
+    headers.push(`Sluice-Header-${headerName(name)}`, onWire(headerText(table[name]!)))
+  }
+}
+
+/** Text as it is; everything else as in the JSON of a lease. */
+function headerText(value: FieldValue): string {
+  return typeof value === 'string' ? value : JSON.stringify(valueJson(value))
+}
+
+/** What cannot stand in a header's name is percent-encoded. */
+function headerName(name: string): string {
+  return /^[\w.-]+$/.test(name) ? name : percentEncoded(name, /[^\w!#$&'*+.^`|~-]/gu)
+}
+
+/** UTF-8, byte by byte; control characters, which would end the header, percent-encoded. */
+function onWire(value: string): string {
+  if (/^[\x20-\x7e]*$/.test(value)) return value
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: it replaces them
+  const safe = percentEncoded(value, /[\x00-\x08\x0a-\x1f\x7f]/g)
+  return Buffer.from(safe).toString('latin1')
+}
