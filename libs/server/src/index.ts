@@ -1,3 +1,18 @@
+export {
+  type Accounts,
+  createApiKey,
+  deleteApiKey,
+  deletePermission,
+  deleteUser,
+  noUser,
+  permissionsOf,
+  putPermission,
+  putTopicPermissions,
+  putUser,
+  readEach,
+  type UserChange,
+  type UserPermission,
+} from './accounts.ts'
 export { type Deps, openDeps } from './deps.ts'
 export { type AppOptions, httpApp } from './http/app.ts'
 export { type Area, refuse } from './http/area.ts'

@@ -1,10 +1,15 @@
 /** The producers' and operators' side: takes messages in, and keeps the topology. */
 import type { Config } from '@sluice/config'
 import type { Deps, Service } from '@sluice/server'
+import { apiKeyRoutes } from './http-api-keys.ts'
 import { batchRoute } from './http-batch.ts'
 import { publishRoutes } from './http-publish.ts'
 import { queueRoutes } from './http-queues.ts'
 import { topologyRoutes } from './http-topology.ts'
+import { userRoutes } from './http-users.ts'
+import { ingestRoutes } from './ingest/http-ingests.ts'
+import { requestRoute } from './ingest/http-requests.ts'
+import { intake } from './ingest/intake.ts'
 
 export function router(deps: Deps, config: Config): Service {
   return {
@@ -14,6 +19,8 @@ export function router(deps: Deps, config: Config): Service {
       batchRoute(deps, config),
       ...topologyRoutes(deps),
       ...queueRoutes(deps),
+      ...userRoutes(deps),
+      ...apiKeyRoutes(deps),
     ],
     loops: [],
   }
