@@ -107,6 +107,36 @@ export const METRICS = {
     labels: {},
     doc: 'AMQP deliveries that were not settled in time and went back to their queue.',
   },
+  pushAttempts: {
+    name: 'sluice_push_attempts_total',
+    kind: 'counter',
+    labels: { outcome: ['ack', 'retry', 'dead-letter'] },
+    doc: 'Requests of push subscriptions by what became of their message.',
+  },
+  pushThrottled: {
+    name: 'sluice_push_throttled_total',
+    kind: 'counter',
+    labels: { reason: ['rate', 'concurrency', 'window', 'breaker', 'retry-after'] },
+    doc: 'Times that messages of a push subscription had to wait, by what kept them.',
+  },
+  pushInFlight: {
+    name: 'sluice_push_in_flight',
+    kind: 'gauge',
+    labels: { vhost: 'any', subscription: 'any' },
+    doc: 'Requests under way in this process, for the first 200 subscriptions it met.',
+  },
+  pushLimit: {
+    name: 'sluice_push_limit',
+    kind: 'gauge',
+    labels: { vhost: 'any', subscription: 'any' },
+    doc: 'Most requests that this process would have under way at present.',
+  },
+  pushBreaker: {
+    name: 'sluice_push_breaker_open',
+    kind: 'gauge',
+    labels: { vhost: 'any', subscription: 'any' },
+    doc: '1 while the endpoint is held to be down, as far as this process has seen.',
+  },
   toleratedRedeclares: {
     name: 'sluice_tolerated_redeclares_total',
     kind: 'counter',
@@ -137,6 +167,18 @@ export const METRICS = {
     kind: 'gauge',
     labels: { door: ['http', 'amqp', 'websocket'] },
     doc: 'Connections that clients have open to this process.',
+  },
+  connectionsOpened: {
+    name: 'sluice_connections_opened_total',
+    kind: 'counter',
+    labels: { door: ['http', 'amqp', 'websocket'] },
+    doc: 'Connections that clients opened to this process.',
+  },
+  channelsOpened: {
+    name: 'sluice_amqp_channels_opened_total',
+    kind: 'counter',
+    labels: {},
+    doc: 'AMQP channels opened in this process.',
   },
   channels: {
     name: 'sluice_amqp_channels',

@@ -8,16 +8,20 @@ import { Feeds } from './feeds.ts'
 import { deadLetterRoutes } from './http-dead-letters.ts'
 import { messageRoutes } from './http-messages.ts'
 import { pullRoutes } from './http-pull.ts'
+import { Guard } from './push/guard.ts'
+import { Pumps } from './push/pumps.ts'
 import { WebSocketDoor } from './ws/listen.ts'
 
 export function delivery(deps: Deps, config: Config): Service {
   const feeds = new Feeds(deps.report, deps)
   const { doors, upgrades, loop } = amqpDoors(deps, config, feeds)
   const webSocket = new WebSocketDoor(deps, config, feeds)
+  const guard = new Guard(config.pushAllow)
+  const pumps = new Pumps(deps, feeds, guard)
   return {
     name: 'delivery',
     routes: [...pullRoutes(deps), ...messageRoutes(deps), ...deadLetterRoutes(deps)],
-    loops: [feeds.behind([loop, (signal) => webSocket.run(signal)])],
+    loops: [feeds.behind([loop, (signal) => webSocket.run(signal), (signal) => pumps.run(signal)])],
     doors,
     upgrades: [...upgrades, webSocket.upgrade],
   }

@@ -17,7 +17,7 @@ test('a queue and a URL are enough', () => {
     paused: false,
     endpoint: { ...LEAST.endpoint, method: 'POST', headers: {}, timeoutMs: 30_000, redirects: 0 },
     body: 'raw',
-    shape: { burst: 1, concurrencyMax: 32, windows: [], rampUpMs: 10_000 },
+    shape: { concurrencyMax: 32, windows: [], rampUpMs: 10_000 },
     onStatus: {},
     adaptive: true,
     breaker: { failures: 10, probeMs: 5_000 },
