@@ -7,7 +7,7 @@
  * never a setting.
  */
 import { isIP } from 'node:net'
-import { type Durability, limits } from '@sluice/core'
+import { type Durability, limits, parseRedisUrl } from '@sluice/core'
 import { z } from 'zod'
 
 export interface Setting {
@@ -28,11 +28,30 @@ export const SETTINGS = {
     env: 'REDIS_URL',
     schema: z
       .string('is not set. Give the Redis that keeps everything, e.g. redis://127.0.0.1:6379')
-      .refine((url) => /^rediss?:$/.test(URL.parse(url)?.protocol ?? ''), {
-        error: 'must be a URL like redis://user:password@host:6379/0, or rediss:// for TLS',
+      .superRefine((url, context) => {
+        try {
+          parseRedisUrl(url)
+        } catch (error) {
+          context.addIssue({ code: 'custom', message: (error as Error).message })
+        }
       }),
-    doc: 'The Redis (7.0 or newer, or Valkey) that keeps messages and topology. `npm start` finds or starts one when this is not set.',
+    doc: 'The Redis (7.0 or newer, or Valkey) that keeps messages and topology. `npm start` finds or starts one when this is not set. `redis+sentinel://host:26379,host:26379/mymaster` goes through sentinels, `redis+cluster://host:6379,host:6379` to a cluster; `rediss` instead of `redis` speaks TLS.',
     secret: true,
+  },
+  redisCa: {
+    env: 'SLUICE_REDIS_CA',
+    schema: z.string().min(1).optional(),
+    doc: 'File with the certificates (PEM) that Redis’s own is checked against, where it is not signed by a public authority.',
+  },
+  redisCert: {
+    env: 'SLUICE_REDIS_CERT',
+    schema: z.string().min(1).optional(),
+    doc: 'File with the certificate (PEM) that this process shows to a Redis that asks for one.',
+  },
+  redisKey: {
+    env: 'SLUICE_REDIS_KEY',
+    schema: z.string().min(1).optional(),
+    doc: 'File with the private key (PEM) of SLUICE_REDIS_CERT.',
   },
   dataDir: {
     env: 'SLUICE_DATA_DIR',

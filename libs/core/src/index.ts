@@ -19,4 +19,5 @@ export {
   RESERVED_PREFIX,
 } from './names.ts'
 export { compilePattern, PATTERN_LENGTH_MAX, type Pattern } from './pattern.ts'
+export { parseRedisUrl, type RedisAddress, type RedisHost } from './redis-url.ts'
 export { RETRY_DEFAULT, type RetryPolicy, retryDelayMs } from './retry.ts'

@@ -50,6 +50,9 @@ export async function openDeps(
   const redisRoundTrip = metrics.histogram('redisRoundTrip', {})
   const store = await openStore({
     url: config.redisUrl,
+    caFile: config.redisCa,
+    certFile: config.redisCert,
+    keyFile: config.redisKey,
     report,
     durability: config.durability,
     memoryHigh: config.memoryHigh,

@@ -10,8 +10,11 @@
  * (append.lua). At low rates a batch holds one message and nothing waits. Measured by
  * test/bench/store.bench.ts and test/bench/amqp.bench.ts.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { type Appended, limits } from '@sluice/core'
 import type { Redis } from 'ioredis'
+import { nodeOf, passes, RETRY_DELAY_MS } from './redis.ts'
+import type { ScriptValue } from './script.ts'
 import type { AppendOutcome } from './scripts.ts'
 import { append } from './scripts.ts'
 
@@ -73,6 +76,8 @@ function gather<Q>(): Gathered<Q> {
 
 /** A flight has a batch for each so many ms that the quickest one lately took. */
 const MS_PER_BATCH = 0.6
+/** Times a batch is sent that finds no keys of its queue. */
+const ATTEMPTS_MAX = 3
 /** Flights between two looks at how long they take. */
 const FLIGHTS_LOOKED_AT = 64
 
@@ -201,7 +206,7 @@ export class Appender<Q> {
   #sendOn(lane: number, batch: Gathered<Q>): void {
     const sequence = this.#sequences.get(lane)! + 1
     this.#sequences.set(lane, sequence)
-    const pending = this.#attempt(lane, sequence, batch, 3)
+    const pending = this.#attempt(lane, sequence, batch)
     let answered = false
     const answer = (outcome: AppendOutcome, durable: boolean) => {
       if (answered) return
@@ -242,10 +247,9 @@ export class Appender<Q> {
     lane: number,
     sequence: number,
     batch: Gathered<Q>,
-    attempts: number,
   ): Promise<[AppendOutcome, boolean]> {
-    const { redis, queue, replicas, replicaWaitMs, slot, restore } = this.#options
-    const sent = append(redis, queue.base, [
+    const { queue, slot, restore } = this.#options
+    const args = [
       queue.scriptOptions,
       queue.epoch,
       `${slot()}:${lane}`,
@@ -258,15 +262,35 @@ export class Appender<Q> {
       queue.dedupWindowMs,
       batch.plain ? EMPTY : extras(batch),
       queue.scriptRoom,
-    ])
-    // On the same connection, right behind the append: WAIT answers for it.
-    const copies = replicas > 0 ? redis.wait(replicas, replicaWaitMs) : undefined
-    const [outcome, reached] = await Promise.all([sent, copies])
-    if (outcome.kind === 'missing' && attempts > 1) {
+    ]
+    for (let attempts = ATTEMPTS_MAX; ; attempts--) {
+      const [outcome, durable] = await this.#store(args)
+      if (outcome.kind !== 'missing' || attempts === 1) return [outcome, durable]
       if (!(await restore())) return [{ kind: 'gone' }, true]
-      return this.#attempt(lane, sequence, batch, attempts - 1)
     }
-    return [outcome, reached === undefined || reached >= replicas]
+  }
+
+  /** Sends an append, and answers whether it is on as many replicas as it has to be. */
+  async #store(args: readonly ScriptValue[]): Promise<[AppendOutcome, boolean]> {
+    const { redis, queue, replicas, replicaWaitMs, timeoutMs } = this.#options
+    if (replicas === 0) return [await append(redis, queue.base, args), true]
+    const until = performance.now() + timeoutMs
+    for (;;) {
+      try {
+        const node = await nodeOf(redis, queue.base)
+        // On the same connection, right behind the append: WAIT answers for it.
+        const [outcome, reached] = await Promise.all([
+          append(node, queue.base, args),
+          node.wait(replicas, replicaWaitMs),
+        ])
+        return [outcome, reached >= replicas]
+      } catch (error) {
+        // A failover, or a slot on its way to another node: what was stored is not stored again.
+        if (!passes(error) || performance.now() > until) throw error
+        await sleep(RETRY_DELAY_MS)
+        await redis.exists(queue.base).catch(() => {}) // a cluster's client follows the move
+      }
+    }
   }
 
   #answer(batch: Gathered<Q>, outcome: AppendOutcome, durable: boolean): void {

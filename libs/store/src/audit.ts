@@ -5,7 +5,7 @@
 import type { Redis } from 'ioredis'
 import { parseQueueBase } from './keys.ts'
 import type { QueueStore } from './queue-store.ts'
-import { unavailable } from './redis.ts'
+import { nodesOf, unavailable } from './redis.ts'
 
 const SLOT = /^d\d+$/
 const GROUP = 'delivery'
@@ -57,6 +57,10 @@ export interface StoredQueue {
 
 /** Queues that have keys and were not deleted, page by page, in no order, some perhaps twice. */
 export async function* storedQueues(redis: Redis): AsyncGenerator<StoredQueue[], void> {
+  for (const node of nodesOf(redis)) yield* queuesOn(node)
+}
+
+async function* queuesOn(redis: Redis): AsyncGenerator<StoredQueue[], void> {
   let cursor = '0'
   do {
     const page: StoredQueue[] = []

@@ -47,10 +47,18 @@ export interface RedriveStatus extends RedriveProgress {
 /** All methods throw store_unavailable when Redis does not answer. */
 export class Jobs {
   readonly #redis: Redis
+  readonly #connect: () => Promise<Redis>
   #queue: Queue | undefined
 
-  constructor(redis: Redis) {
+  /** @param connect opens a connection as workers need it: commands wait for Redis. */
+  constructor(redis: Redis, connect: () => Promise<Redis>) {
     this.#redis = redis
+    this.#connect = connect
+  }
+
+  /** A connection for one worker, which closes it. */
+  connectWorker(): Promise<Redis> {
+    return this.#connect()
   }
 
   /** Asks for a redrive; of a queue that is being redriven, the one under way is answered. */
@@ -71,10 +79,11 @@ export class Jobs {
    * How far a redrive is; undefined when there is no such job of this queue, or it is long done.
    */
   async redrive(id: string, vhost: string, queue: string): Promise<RedriveStatus | undefined> {
+    // The state first: a job that is done by then has all its progress in what is read next.
+    const state = await this.#ask((jobs) => jobs.getJobState(id))
     const job = (await this.#ask((jobs) => jobs.getJob(id))) as Job<RedriveData> | undefined
     if (job?.name !== REDRIVE_JOB) return undefined
     if (job.data.vhost !== vhost || job.data.queue !== queue) return undefined
-    const state = await this.#ask(() => job.getState())
     const progress = job.progress as Partial<RedriveProgress>
     return {
       id,

@@ -5,7 +5,7 @@ import { type PrivateRedis, privateRedis } from '@sluice/testkit'
 import { connect } from './redis.ts'
 
 async function open(t: TestContext, server: PrivateRedis, role: 'work' | 'writes') {
-  const redis = await connect(server.url, role)
+  const redis = await connect(server, role)
   t.after(() => redis.disconnect())
   return redis
 }

@@ -7,10 +7,25 @@
  *   work       everything else. Fails at once when Redis is away; the caller knows what to do.
  *   subscriber wake-up hints. Losing one costs a second, see QueueStore.lease.
  */
-import { BrokerError } from '@sluice/core'
-import { Redis, type RedisOptions } from 'ioredis'
+import { readFileSync } from 'node:fs'
+import type { SecureContextOptions } from 'node:tls'
+import { BrokerError, parseRedisUrl, type RedisAddress } from '@sluice/core'
+import { Cluster, Redis, type RedisOptions } from 'ioredis'
 
-const COMMON: RedisOptions = {
+/** Where Redis is and how it is reached. */
+export interface RedisTarget {
+  /** See parseRedisUrl. */
+  readonly url: string
+  /** Files (PEM) for TLS. */
+  readonly caFile?: string | undefined
+  readonly certFile?: string | undefined
+  readonly keyFile?: string | undefined
+}
+
+/** Replies as BullMQ expects them too. */
+type Options = RedisOptions & { readonly replyMapping: 'legacy' }
+
+const COMMON: Options = {
   lazyConnect: true,
   connectTimeout: 5_000,
   keepAlive: 10_000,
@@ -18,6 +33,7 @@ const COMMON: RedisOptions = {
   retryStrategy: (attempt) => Math.min(25 * 2 ** Math.min(attempt, 6), 1_000),
   // A demoted primary answers READONLY: reconnect and send the command again.
   reconnectOnError: (error) => (error.message.startsWith('READONLY') ? 2 : false),
+  replyMapping: 'legacy',
 }
 
 /** A silent server with commands outstanding is given up on after this: half-open sockets, ms. */
@@ -38,16 +54,17 @@ const ROLES = {
     socketTimeout: SILENCE_MS_MAX,
   },
   subscriber: { maxRetriesPerRequest: null, socketTimeout: SILENCE_MS_MAX },
+  jobs: { maxRetriesPerRequest: null },
 } satisfies Record<string, RedisOptions>
 
+/** How often a sentinel or cluster is asked again who is there, ms. */
+const LOOK_MS = 1_000
+/** Before a command is sent again that met a cluster while it changed, ms. */
+export const RETRY_DELAY_MS = 100
+
 /** Connects, or throws `store_unavailable` when Redis does not answer within 5 s. */
-export async function connect(url: string, role: keyof typeof ROLES): Promise<Redis> {
-  const redis = new Redis(url, {
-    ...COMMON,
-    ...ROLES[role],
-    connectionName: `sluice-${role}`,
-    replyMapping: 'legacy',
-  })
+export async function connect(target: RedisTarget, role: keyof typeof ROLES): Promise<Redis> {
+  const redis = open(target, role)
   let last: unknown
   redis.on('error', (error) => {
     // Reported by whoever waits for a reply; without a listener it would end the process.
@@ -70,9 +87,108 @@ export async function connect(url: string, role: keyof typeof ROLES): Promise<Re
   throw unavailable(last)
 }
 
+function open(target: RedisTarget, role: keyof typeof ROLES): Redis {
+  const address = parseRedisUrl(target.url)
+  const tls = address.tls ? { tls: tlsOptions(target) } : {}
+  const { username, password, db, primary } = address
+  const options: Options = {
+    ...COMMON,
+    ...ROLES[role],
+    ...tls,
+    ...(username !== undefined && { username }),
+    ...(password !== undefined && { password }),
+    connectionName: `sluice-${role}`,
+  }
+  if (address.kind === 'cluster') return openCluster(address, options, role)
+  if (address.kind === 'single') return new Redis({ ...options, ...address.hosts[0]!, db })
+  return new Redis({
+    ...options,
+    db,
+    sentinels: [...address.hosts],
+    name: primary,
+    ...(address.sentinelUsername !== undefined && { sentinelUsername: address.sentinelUsername }),
+    ...(address.sentinelPassword !== undefined && { sentinelPassword: address.sentinelPassword }),
+    ...(address.tls && { sentinelTLS: tlsOptions(target), enableTLSForSentinelMode: true }),
+    sentinelRetryStrategy: COMMON.retryStrategy!,
+    // Hears of a failover from the sentinels: a demoted primary may still answer, or keep silent.
+    failoverDetector: true,
+  })
+}
+
+/**
+ * A cluster's client has the commands of a Redis, and what is used here is the same. Commands for
+ * one node that are not about a key go through `nodesOf`.
+ */
+function openCluster(
+  { hosts }: RedisAddress,
+  redisOptions: Options,
+  role: keyof typeof ROLES,
+): Redis {
+  // What is sent again may happen twice, which only appends and jobs put up with.
+  const again = role === 'writes' || role === 'jobs'
+  const cluster = new Cluster([...hosts], {
+    redisOptions,
+    lazyConnect: true,
+    scaleReads: 'master',
+    slotsRefreshInterval: LOOK_MS,
+    slotsRefreshTimeout: 2 * LOOK_MS,
+    clusterRetryStrategy: COMMON.retryStrategy!,
+    retryDelayOnFailover: again ? RETRY_DELAY_MS : 0,
+    retryDelayOnClusterDown: again ? RETRY_DELAY_MS : 0,
+    retryDelayOnTryAgain: RETRY_DELAY_MS,
+    maxRedirections: again ? Number.MAX_SAFE_INTEGER : 16,
+    enableOfflineQueue: redisOptions.enableOfflineQueue ?? true,
+    ...(redisOptions.tls !== undefined && {
+      // Certificates name hosts, and the cluster tells addresses.
+      dnsLookup: (host: string, callback: (error: null, address: string) => void) =>
+        callback(null, host),
+    }),
+  })
+  return cluster as unknown as Redis
+}
+
+function tlsOptions({ caFile, certFile, keyFile }: RedisTarget): SecureContextOptions {
+  return {
+    ...(caFile !== undefined && { ca: readFileSync(caFile) }),
+    ...(certFile !== undefined && { cert: readFileSync(certFile) }),
+    ...(keyFile !== undefined && { key: readFileSync(keyFile) }),
+    minVersion: 'TLSv1.2',
+  }
+}
+
+/** A connection's twin, for what must not wait behind its commands. Connects by itself. */
+export function twinOf(target: RedisTarget, role: keyof typeof ROLES): Redis {
+  const redis = open(target, role)
+  redis.on('error', () => {}) // the reply that fails is reported
+  redis.connect().catch(() => {}) // it goes on trying
+  return redis
+}
+
+/** Every primary behind a connection: itself, unless it is a cluster's. */
+export function nodesOf(redis: Redis | Cluster): Redis[] {
+  return redis instanceof Cluster ? redis.nodes('master') : [redis]
+}
+
+/** The primary that keeps a key, as far as is known; a moved key is followed at the next look. */
+export async function nodeOf(redis: Redis | Cluster, key: string): Promise<Redis> {
+  if (!(redis instanceof Cluster)) return redis
+  const [primary] = redis.slots[await redis.cluster('KEYSLOT', key)] ?? []
+  const node = redis
+    .nodes('master')
+    .find(({ options: { host, port } }) => `${host}:${port}` === primary)
+  if (!node) throw new Error('CLUSTERDOWN No primary is known for this key')
+  return node
+}
+
+/** Whether the same command may succeed a little later, at the same or another primary. */
+export function passes(error: unknown): boolean {
+  if (!(error instanceof Error) || error instanceof BrokerError) return false
+  return error.name !== 'ReplyError' || PASSING.test(error.message)
+}
+
 /** Replies of a Redis that cannot serve at the moment; any other error reply is a fault of ours. */
 const PASSING =
-  /^(LOADING|READONLY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|BUSY|NOREPLICAS|UNBLOCKED)/
+  /^(LOADING|READONLY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MOVED|ASK|MISCONF|BUSY|NOREPLICAS|UNBLOCKED)/
 
 /**
  * What a caller is told when Redis does not answer or refuses: memory_high or store_unavailable.
@@ -109,8 +225,41 @@ export interface ServerState {
   readonly clockAheadMs: number
 }
 
-/** Asks the server. Throws what Redis throws. */
+/** Asks the server; of a cluster, what holds for its weakest node. Throws what Redis throws. */
 export async function readServerState(redis: Redis): Promise<ServerState> {
+  const states = await Promise.all(nodesOf(redis).map(readNodeState))
+  const [first, ...others] = states
+  if (first === undefined) throw new Error('CLUSTERDOWN No primary is known')
+  return others.reduce(weaker, first)
+}
+
+function weaker(a: ServerState, b: ServerState): ServerState {
+  const older = a.version.localeCompare(b.version, 'en', { numeric: true }) <= 0 ? a : b
+  const fuller = headroom(a) <= headroom(b) ? a : b
+  const weakest = (['no', '', 'everysec', 'always'] as const).find(
+    (fsync) => a.fsync === fsync || b.fsync === fsync,
+  )
+  return {
+    version: older.version,
+    product: older.product,
+    usedMemory: fuller.usedMemory,
+    maxMemory: fuller.maxMemory,
+    evictionPolicy: a.evictionPolicy === 'noeviction' ? b.evictionPolicy : a.evictionPolicy,
+    aof: a.aof && b.aof,
+    fsync: weakest ?? '',
+    snapshots: a.snapshots && b.snapshots,
+    persistenceFailing: a.persistenceFailing || b.persistenceFailing,
+    replicas: Math.min(a.replicas, b.replicas),
+    clockAheadMs: a.clockAheadMs,
+  }
+}
+
+/** Share of the memory that is left; without a limit, all of it. */
+function headroom({ usedMemory, maxMemory }: ServerState): number {
+  return maxMemory > 0 ? 1 - usedMemory / maxMemory : 1
+}
+
+async function readNodeState(redis: Redis): Promise<ServerState> {
   const asked = Date.now()
   const [info, config] = await Promise.all([
     redis.info(),

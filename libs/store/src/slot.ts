@@ -118,6 +118,10 @@ export class Slot {
     if ((await this.#redis.exists(queuesKey(slot))) === 0) await this.#redis.srem(ALL, slot)
   }
 
+  async isAlive(slot: string): Promise<boolean> {
+    return (await this.#redis.exists(aliveKey(slot))) === 1
+  }
+
   /** Names with heartbeat. */
   async alive(): Promise<string[]> {
     const all = await this.#redis.smembers(ALL)

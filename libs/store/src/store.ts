@@ -13,15 +13,21 @@ import { directChannel, parseQueueBase } from './keys.ts'
 import type { QueueContext } from './queue-context.ts'
 import { QueueStore } from './queue-store.ts'
 import { decodeRecord, type MessageRecord, SIZE_BYTES } from './record.ts'
-import { connect, readServerState, type ServerState, unavailable } from './redis.ts'
+import {
+  connect,
+  type RedisTarget,
+  readServerState,
+  type ServerState,
+  twinOf,
+  unavailable,
+} from './redis.ts'
 import { Requests } from './requests.ts'
 import { needsFsync, replicasOf, type Safety, safetyOf } from './safety.ts'
 import type { QueueSettings } from './settings.ts'
 import { Slot } from './slot.ts'
 import { type RoomOptions, WaitingRoom } from './waiting-room.ts'
 
-export interface StoreOptions {
-  readonly url: string
+export interface StoreOptions extends RedisTarget {
   readonly report: Report
   /** The least durability of every message. */
   readonly durability?: Durability
@@ -50,7 +56,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   const connections: Redis[] = []
   try {
     for (const role of ['writes', 'work', 'subscriber'] as const) {
-      connections.push(await connect(options.url, role))
+      connections.push(await connect(options, role))
     }
     const [writes, work, subscriber] = connections as [Redis, Redis, Redis]
     const state = await readServerState(work)
@@ -112,7 +118,7 @@ export class Store {
     this.#subscriber = subscriber
     this.#state = state
     this.definitions = new Definitions(work, subscriber)
-    this.jobs = new Jobs(work)
+    this.jobs = new Jobs(work, () => connect(options, 'jobs'))
     this.requests = new Requests(writes, work, () => this.slot.name)
     this.slot = new Slot(work, subscriber, options.report, {
       wake: (base) => (this.#queues.get(base) ?? this.requests).wake(base),
@@ -293,7 +299,9 @@ export class Store {
     const name = Buffer.from(address)
     const payload = Buffer.concat([Buffer.from([name.length]), name, record])
     try {
-      return (await this.#work.publish(directChannel(slot), payload)) > 0
+      const sent = this.#work.publish(directChannel(slot), payload)
+      const [alive] = await Promise.all([this.slot.isAlive(slot), sent])
+      return alive
     } catch (error) {
       throw unavailable(error)
     }
@@ -302,8 +310,7 @@ export class Store {
   /** Whether a process hears of messages sent directly to it. */
   async hearsDirect(slot: string): Promise<boolean> {
     try {
-      const [, listeners] = (await this.#work.pubsub('NUMSUB', directChannel(slot))) as unknown[]
-      return Number(listeners) > 0
+      return await this.slot.isAlive(slot)
     } catch (error) {
       throw unavailable(error)
     }
@@ -375,8 +382,7 @@ export class Store {
   }
 
   #openReplicated(): Redis {
-    this.#replicated ??= this.#writes.duplicate({ lazyConnect: false })
-    this.#replicated.on('error', () => {}) // the reply that fails is reported
+    this.#replicated ??= twinOf(this.#options, 'writes')
     return this.#replicated
   }
 }

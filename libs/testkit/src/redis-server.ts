@@ -38,11 +38,17 @@ export function serverFolder(): string {
 /** Starts `binary` and returns once it answers; throws with its last words when it does not. */
 export async function startServer(
   binary: string,
-  options: { port: number; dir: string; args: readonly string[] },
+  options: {
+    port: number
+    dir: string
+    args: readonly string[]
+    /** Configuration files. */
+    files?: readonly string[]
+  },
 ): Promise<ChildProcess> {
-  const { port, dir, args } = options
+  const { port, dir, args, files = [] } = options
   const network = ['--bind', '127.0.0.1', '--port', String(port), '--dir', dir]
-  const child = spawn(binary, [...network, '--daemonize', 'no', '--save', '', ...args], {
+  const child = spawn(binary, [...files, ...network, '--daemonize', 'no', '--save', '', ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   let said = ''

@@ -8,8 +8,11 @@
  */
 import { spawnSync } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import type { TestContext } from 'node:test'
-import { Redis } from 'ioredis'
+import { parseRedisUrl } from '@sluice/core'
+import { Cluster, Redis } from 'ioredis'
 import { freePort } from './free-port.ts'
 import { endServer, findRedisServer, serverFolder, startServer } from './redis-server.ts'
 
@@ -23,6 +26,8 @@ export interface SharedRedis {
   /** A virtual host that no other test uses. */
   readonly vhost: string
 }
+
+const CONFIG_FILE = 'redis.conf'
 
 let shared: Promise<string | undefined> | undefined
 
@@ -71,11 +76,22 @@ export async function privateRedis(
   t: Scope,
   options: PrivateRedisOptions = {},
 ): Promise<PrivateRedis> {
+  return launch(t, serverArgs(options))
+}
+
+/** The same with these arguments, and a configuration file with this text where one is needed. */
+export async function launch(
+  t: Scope,
+  args: readonly string[],
+  config?: string,
+): Promise<PrivateRedis> {
   const binary = findRedisServer() ?? skip(t)
   const port = await freePort()
   const dir = serverFolder()
-  const args = serverArgs(options)
-  let child = await startServer(binary, { port, dir, args })
+  if (config !== undefined) writeFileSync(join(dir, CONFIG_FILE), config)
+  const files = config === undefined ? [] : [join(dir, CONFIG_FILE)]
+  const start = () => startServer(binary, { port, dir, args, files })
+  let child = await start()
   const url = `redis://127.0.0.1:${port}`
   const redis = connect(t, url)
   last(t, () => endServer(child, 'SIGKILL', dir))
@@ -87,7 +103,7 @@ export async function privateRedis(
     kill9: () => endServer(child, 'SIGKILL'),
     restart: async () => {
       await endServer(child, 'SIGTERM')
-      child = await startServer(binary, { port, dir, args })
+      child = await start()
     },
     pause: () => void child.kill('SIGSTOP'),
     cont: () => void child.kill('SIGCONT'),
@@ -128,10 +144,22 @@ export async function startContainer(): Promise<string | undefined> {
 }
 
 function connect(t: Scope, url: string): Redis {
-  const redis = new Redis(url, { maxRetriesPerRequest: null, retryStrategy: () => 50 })
+  const redis = open(url)
   redis.on('error', () => {}) // refused while a private server is down; commands wait for it
   last(t, () => redis.disconnect())
   return redis
+}
+
+/** REDIS_URL may name a cluster or sentinels (parseRedisUrl in @sluice/core). */
+function open(url: string): Redis {
+  const options = { maxRetriesPerRequest: null, retryStrategy: () => 50 }
+  const { kind, hosts, primary, username, password } = parseRedisUrl(url)
+  const login = { ...(username && { username }), ...(password && { password }) }
+  if (kind === 'single') return new Redis(url, options)
+  if (kind === 'cluster') {
+    return new Cluster([...hosts], { redisOptions: login }) as unknown as Redis
+  }
+  return new Redis({ ...options, ...login, sentinels: [...hosts], name: primary })
 }
 
 /**

@@ -20,7 +20,7 @@ async function cutOff(t: TestContext) {
     await store.close()
   })
   const stop = new AbortController()
-  const options = { redisUrl: redis.url, sweepMs: 60_000 }
+  const options = { sweepMs: 60_000 }
   const deps = { store, topology, metrics, tracing: Tracing.OFF }
   const { closed } = await maintenance(deps, options, report)(stop.signal)
   const schedule = '{sluice}:jobs:maintenance:repeat'

@@ -19,7 +19,6 @@ import { redriveAll } from './redrive-all.ts'
 import { sweep } from './sweep.ts'
 
 export interface MaintenanceOptions {
-  readonly redisUrl: string
   readonly sweepMs: number
 }
 
@@ -27,8 +26,6 @@ const CONCURRENCY = 2
 /** A reaper that dies gives its job back after this, plus a look of another one. */
 const LOCK_MS = 10_000
 const STALLED_LOOK_MS = 5_000
-/** BullMQ's own 20 s would hold back the stop of a process, which waits for the connection. */
-const RECONNECT_MS_MAX = 500
 /** A reaper that is told to stop while Redis is away waits for it this long. */
 const RECONNECT_WAIT_MS_MAX = 3_000
 /** Reapers that may die over one job. */
@@ -40,17 +37,13 @@ const LAID_DOWN_MS = 100
 
 export function maintenance(
   deps: Pick<Deps, 'store' | 'topology' | 'metrics' | 'tracing'>,
-  { redisUrl, sweepMs }: MaintenanceOptions,
+  { sweepMs }: MaintenanceOptions,
   report: Report,
 ): Start {
   return async (signal) => {
+    const connection = await deps.store.jobs.connectWorker()
     const worker = new Worker(JOBS_QUEUE, (job, token) => work(deps, job, token, signal), {
-      connection: {
-        url: redisUrl,
-        maxRetriesPerRequest: null,
-        replyMapping: 'legacy',
-        retryStrategy: (attempt) => Math.min(50 * attempt, RECONNECT_MS_MAX),
-      },
+      connection,
       prefix: JOBS_PREFIX,
       concurrency: CONCURRENCY,
       lockDuration: LOCK_MS,
@@ -68,6 +61,7 @@ export function maintenance(
     const stopped = new Promise<void>((resolve) => onAbort(signal, resolve))
     const closed = stopped.then(async () => {
       await closeWorker(worker) // waits for the jobs under way, which lay down their work
+      connection.disconnect()
       await schedule.closed
     })
     return { closed }

@@ -28,14 +28,14 @@ export function reaper(deps: Deps, config: Config): Service {
     await reclaimDeadSlots(deps, signal)
     passes.value++
   }
-  const { reaperPassMs: passMs, reaperSweepMs: sweepMs, redisUrl } = config
+  const { reaperPassMs: passMs, reaperSweepMs: sweepMs } = config
   return {
     name: 'reaper',
     routes: [],
     loops: [
       visits(deps, passMs, report),
       async (signal) => every(passMs, signal, () => reclaim(signal), report),
-      maintenance(deps, { redisUrl, sweepMs }, report),
+      maintenance(deps, { sweepMs }, report),
     ],
   }
 }

@@ -92,7 +92,7 @@ test('letters that arrive while it runs stay', async (t) => {
 test('a job that a stopping reaper lays down is finished by another', async (t) => {
   const { q, data, url, ...world } = await setup(t, 1_000)
   const report = (error: unknown) => assert.fail(String(error))
-  const options = { redisUrl: url, sweepMs: 3_600_000 }
+  const options = { sweepMs: 3_600_000 }
   const [one, two] = [new AbortController(), new AbortController()]
   const id = await world.store.jobs.startRedrive(data)
   assert.equal(await world.store.jobs.startRedrive(data), id, 'one at a time for each queue')

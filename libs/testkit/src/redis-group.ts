@@ -1,0 +1,136 @@
+/**
+ * Several Redis servers that stand in for each other, for one test: a primary with replicas watched
+ * by sentinels, or a cluster. They fail over within seconds.
+ */
+import {
+  launch,
+  type PrivateRedis,
+  type PrivateRedisOptions,
+  privateRedis,
+  type Scope,
+} from './redis.ts'
+import { waitFor } from './wait-for.ts'
+
+export interface RedisGroup {
+  /** See parseRedisUrl in @sluice/core. */
+  readonly url: string
+  /** Servers that keep data; which of them are primaries changes. */
+  readonly servers: readonly PrivateRedis[]
+  /** Those that are primaries at the moment, as the sentinels or most nodes see it. */
+  primaries(): Promise<PrivateRedis[]>
+  /** Resolves once every primary has its replicas in step, and everybody knows it. */
+  whole(): Promise<void>
+}
+
+/** How soon a silent server counts as gone, ms. */
+const DOWN_MS = 1_000
+const WHOLE_MS_MAX = 60_000
+const SENTINELS = 3
+const MASTER = 'mymaster'
+/** Replicas are in step soon after a test starts, and a lost primary is noticed soon. */
+const QUICK = ['--repl-diskless-sync-delay', '0', '--repl-timeout', '5']
+
+/** A primary with replicas, and three sentinels. */
+export async function privateSentinel(
+  t: Scope,
+  { replicas = 2, ...options }: PrivateRedisOptions & { readonly replicas?: number } = {},
+): Promise<RedisGroup> {
+  const args = [...QUICK, ...(options.args ?? [])]
+  const primary = await privateRedis(t, { ...options, args })
+  const servers = [primary]
+  const follow = ['--replicaof', `127.0.0.1 ${primary.port}`]
+  for (let left = replicas; left > 0; left--) {
+    servers.push(await privateRedis(t, { ...options, args: [...args, ...follow] }))
+  }
+  const config = [
+    `sentinel monitor ${MASTER} 127.0.0.1 ${primary.port} 2`,
+    `sentinel down-after-milliseconds ${MASTER} ${DOWN_MS}`,
+    `sentinel failover-timeout ${MASTER} 3000`,
+    `sentinel parallel-syncs ${MASTER} ${replicas}`,
+  ]
+  const sentinels: PrivateRedis[] = []
+  for (let left = SENTINELS; left > 0; left--) {
+    sentinels.push(await launch(t, ['--sentinel'], `${config.join('\n')}\n`))
+  }
+  const ask = (what: string) =>
+    Promise.all(sentinels.map(({ redis }) => redis.call('SENTINEL', what, MASTER))) as Promise<
+      unknown[][]
+    >
+  const primaries = async () => {
+    const ports = (await ask('get-master-addr-by-name')).map(([, port]) => Number(port))
+    if (new Set(ports).size > 1) return []
+    return servers.filter(({ port }) => port === ports[0])
+  }
+  const isWhole = async () => {
+    const [current] = await primaries()
+    const known = [...(await ask('sentinels')).map((list) => list.length === SENTINELS - 1)]
+    known.push(...(await ask('replicas')).map((list) => list.length === replicas))
+    return current !== undefined && !known.includes(false) && (await inStep(current)) === replicas
+  }
+  const whole = () => until(isWhole)
+  await whole()
+  const hosts = sentinels.map(({ port }) => `127.0.0.1:${port}`).join(',')
+  return { url: `redis+sentinel://${hosts}/${MASTER}`, servers, primaries, whole }
+}
+
+/** Primaries with a replica each, the slots spread evenly. */
+export async function privateCluster(
+  t: Scope,
+  { primaries: count = 3, ...options }: PrivateRedisOptions & { readonly primaries?: number } = {},
+): Promise<RedisGroup> {
+  const cluster = ['--cluster-enabled', 'yes', '--cluster-node-timeout', String(DOWN_MS)]
+  const args = [...QUICK, ...cluster, ...(options.args ?? [])]
+  const servers: PrivateRedis[] = []
+  for (let left = 2 * count; left > 0; left--) {
+    servers.push(await privateRedis(t, { ...options, args }))
+  }
+  const [first] = servers as [PrivateRedis]
+  const share = 16_384 / count
+  for (const [index, { redis, port }] of servers.entries()) {
+    await redis.cluster('SET-CONFIG-EPOCH', index + 1)
+    if (port !== first.port) await redis.cluster('MEET', '127.0.0.1', first.port)
+    if (index >= count) continue
+    const [from, to] = [Math.ceil(index * share), Math.ceil((index + 1) * share) - 1]
+    await redis.call('CLUSTER', 'ADDSLOTSRANGE', from, to)
+  }
+  for (const [index, { redis }] of servers.entries()) {
+    if (index < count) continue
+    const id = await servers[index - count]!.redis.cluster('MYID')
+    await waitFor(async () => (await nodesOf(servers[index]!)).includes(String(id)))
+    await redis.cluster('REPLICATE', String(id))
+  }
+  const lines = async (server: PrivateRedis) => (await nodesOf(server)).split('\n')
+  const primaries = async () => {
+    const own = await Promise.all(
+      servers.map(async (server) => (await lines(server)).find((line) => line.includes('myself'))),
+    )
+    // One that was replaced and does not know it yet holds slots that others say are not its own.
+    return servers.filter((_, at) => /master/.test(own[at] ?? '') && / \d+(-\d+)?$/.test(own[at]!))
+  }
+  const isWhole = async () => {
+    for (const server of servers) {
+      const info = String(await server.redis.cluster('INFO'))
+      if (!info.includes('cluster_state:ok') || /fail/.test(await nodesOf(server))) return false
+    }
+    const current = await primaries()
+    const replicas = await Promise.all(current.map(inStep))
+    return current.length === count && replicas.reduce((sum, one) => sum + one, 0) === count
+  }
+  const whole = () => until(isWhole)
+  await whole()
+  const hosts = servers.map(({ port }) => `127.0.0.1:${port}`).join(',')
+  return { url: `redis+cluster://${hosts}`, servers, primaries, whole }
+}
+
+async function nodesOf({ redis }: PrivateRedis): Promise<string> {
+  return String(await redis.cluster('NODES'))
+}
+
+async function until(condition: () => Promise<boolean>): Promise<void> {
+  await waitFor(condition, { what: 'replicas in step', timeoutMs: WHOLE_MS_MAX })
+}
+
+/** Replicas of a primary that have all it has. */
+async function inStep({ redis }: PrivateRedis): Promise<number> {
+  return ((await redis.info('replication')).match(/state=online/g) ?? []).length
+}
