@@ -12,6 +12,7 @@ import { isText, timeJson } from '../message-json.ts'
 /** JSON is parsed up to this size, bytes: the process does nothing else meanwhile. */
 const JSON_BYTES_MAX = 1024 * 1024
 
+/** Without a charset, which JSON does not need and some readers refuse. */
 const STRUCTURED = 'application/cloudevents+json'
 const HEADER = /^(?:cloudevents[:_]|ce[-_])([a-z\d]{1,20})$/i
 const ATTRIBUTE = /^[a-z\d]{1,20}$/
@@ -82,7 +83,7 @@ export function structuredEvent(
   })
   const parts = [Buffer.from(event.slice(0, -1)), ...dataMember(properties, body), Buffer.from('}')]
   return {
-    contentType: `${STRUCTURED}; charset=UTF-8`,
+    contentType: STRUCTURED,
     contentEncoding: undefined,
     headers: [],
     body: Buffer.concat(parts),

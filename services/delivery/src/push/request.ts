@@ -6,6 +6,7 @@
  */
 import { hash } from 'node:crypto'
 import type { FieldValue, Properties } from '@sluice/amqp'
+import { DEFAULT_VHOST } from '@sluice/core'
 import { type WebhookSigner, webhookSigner } from '@sluice/security'
 import type { MessageRecord } from '@sluice/store'
 import { readProperties, valueJson } from '../message-json.ts'
@@ -79,7 +80,7 @@ export class RequestWriter {
     const agent = configured.some(([header]) => header.toLowerCase() === 'user-agent')
     this.#named = [...(agent ? [] : ['User-Agent', 'Sluice']), 'Sluice-Subscription', onWire(name)]
     this.#place = `${encodeURIComponent(vhost)}/${encodeURIComponent(queue)}/`
-    this.#source = `/vhosts/${encodeURIComponent(vhost)}/queues/${encodeURIComponent(queue)}`
+    this.#source = sourceOf(vhost, queue)
     this.#sign = signing && webhookSigner(signing.scheme, signing.keys)
   }
 
@@ -117,6 +118,12 @@ export class RequestWriter {
     const make = form === 'cloudevents-binary' ? binaryEvent : structuredEvent
     return make(properties, body, defaults)
   }
+}
+
+/** Without the default vhost, whose name would have to be encoded, and in a header once more. */
+function sourceOf(vhost: string, queue: string): string {
+  const above = vhost === DEFAULT_VHOST ? '' : `/vhosts/${encodeURIComponent(vhost)}`
+  return `${above}/queues/${encodeURIComponent(queue)}`
 }
 
 function pushProperties(headers: string[], record: MessageRecord, properties: Properties): void {
