@@ -21,7 +21,10 @@ export function router(deps: Deps, config: Config): Service {
       ...queueRoutes(deps),
       ...userRoutes(deps),
       ...apiKeyRoutes(deps),
+      ...ingestRoutes(deps),
+      requestRoute(deps),
     ],
+    areas: [intake(deps, config)],
     loops: [],
   }
 }

@@ -1,8 +1,8 @@
 /**
  * Areas: everything below a path, whatever the method, served past Express by one function.
  *
- * For what is not an API of ours but somebody else's requests passing through. The same measures are
- * taken as for routes (app.ts), but for the credential: whether one is needed, the area decides.
+ * For what is not an API of ours but somebody else's requests passing through. The same measures
+ * are taken as for routes (app.ts), but for the credential: the area decides who needs one.
  */
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http'
 import { BrokerError } from '@sluice/core'
