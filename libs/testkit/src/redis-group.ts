@@ -2,6 +2,7 @@
  * Several Redis servers that stand in for each other, for one test: a primary with replicas watched
  * by sentinels, or a cluster. They fail over within seconds.
  */
+import { freePort } from './free-port.ts'
 import {
   launch,
   type PrivateRedis,
@@ -81,14 +82,18 @@ export async function privateCluster(
   const cluster = ['--cluster-enabled', 'yes', '--cluster-node-timeout', String(DOWN_MS)]
   const args = [...QUICK, ...cluster, ...(options.args ?? [])]
   const servers: PrivateRedis[] = []
+  // The bus would take the port 10 000 above, where anybody's outgoing connections may be.
+  const buses: number[] = []
   for (let left = 2 * count; left > 0; left--) {
-    servers.push(await privateRedis(t, { ...options, args }))
+    const bus = await freePort()
+    buses.push(bus)
+    servers.push(await privateRedis(t, { ...options, args: [...args, '--cluster-port', `${bus}`] }))
   }
   const [first] = servers as [PrivateRedis]
   const share = 16_384 / count
   for (const [index, { redis, port }] of servers.entries()) {
     await redis.cluster('SET-CONFIG-EPOCH', index + 1)
-    if (port !== first.port) await redis.cluster('MEET', '127.0.0.1', first.port)
+    if (port !== first.port) await redis.call('CLUSTER', 'MEET', '127.0.0.1', first.port, buses[0]!)
     if (index >= count) continue
     const [from, to] = [Math.ceil(index * share), Math.ceil((index + 1) * share) - 1]
     await redis.call('CLUSTER', 'ADDSLOTSRANGE', from, to)
