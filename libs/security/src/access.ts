@@ -11,6 +11,7 @@ import {
   ApiKeyDocument,
   compileRule,
   type Directory,
+  fillIn,
   PermissionDocument,
   readDocument,
   TopicPermissionDocument,
@@ -234,9 +235,7 @@ export class Access {
     if (routingKey === undefined || operation === 'configure') return true
     const topic = this.#topicRule(user, vhost, name)
     if (!topic) return true
-    const source = topic[operation].replaceAll(/\{(username|vhost)\}/g, (_, variable) =>
-      escaped(variable === 'vhost' ? vhost : user),
-    )
+    const source = fillIn(topic[operation], (variable) => (variable === 'vhost' ? vhost : user))
     return this.#compiled(source)(routingKey)
   }
 
@@ -269,5 +268,3 @@ function compile(source: string): Pattern {
     return () => false
   }
 }
-
-const escaped = (text: string) => text.replaceAll(/[\\^$.*+?()[\]{}|]/g, '\\$&')

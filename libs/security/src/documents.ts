@@ -31,7 +31,11 @@ export const PermissionDocument = z.strictObject({
 export type PermissionDocument = z.output<typeof PermissionDocument>
 
 const exchange = z.string().max(limits.NAME_BYTES_MAX)
-export const TopicRule = z.strictObject({ exchange, write: pattern, read: pattern })
+/** The same, with what stands for the user's name and the vhost's. */
+const topicPattern = z
+  .string()
+  .refine((source) => compiles(fillIn(source, () => 'x')), 'is no pattern of routing keys')
+export const TopicRule = z.strictObject({ exchange, write: topicPattern, read: topicPattern })
 export const TopicPermissionDocument = z.array(TopicRule).max(TOPIC_RULES_MAX)
 export type TopicPermissionDocument = z.output<typeof TopicPermissionDocument>
 
@@ -95,6 +99,15 @@ function compiles(source: string): boolean {
   } catch {
     return false
   }
+}
+
+const VARIABLE = /\{(username|vhost)\}/g
+
+/** A topic rule's pattern with its variables' values, taken literally. */
+export function fillIn(source: string, fill: (variable: string) => string): string {
+  return source.replaceAll(VARIABLE, (_, variable: string) =>
+    fill(variable).replaceAll(/[\\^$.*+?()[\]{}|]/g, '\\$&'),
+  )
 }
 
 /** '' matches the empty name alone, as RabbitMQ has it. */

@@ -48,6 +48,8 @@ export async function putUser(
   let passwordHash: string | undefined
   if (password !== undefined) passwordHash = await hashPassword(password)
   else if (hash !== undefined) passwordHash = importHash(hash.algorithm, hash.base64)
+  await topology.refresh()
+  if (topology.table.documents.get('user', '', name) === undefined) await forget(topology, name)
   const { before } = await topology.changeDocument('user', '', name, (current, table) => {
     const known = readDocument(UserDocument, current)
     if (!known && table.documents.list('user', '').length >= USERS_MAX) {
@@ -61,19 +63,25 @@ export async function putUser(
   return { created: before === undefined }
 }
 
-/** Its keys and permissions first, so that one of the same name never inherits them. */
+/** With its keys and permissions; what a crash leaves of them goes before one of its name comes. */
 export async function deleteUser({ topology }: Accounts, name: string): Promise<void> {
-  await topology.refresh()
+  await remove(topology, 'user', '', name)
+  await forget(topology, name)
+}
+
+/** Removes what somebody of this name had. */
+async function forget(topology: Topology, name: string): Promise<void> {
   const { table } = topology
   for (const { name: id, value } of table.documents.list('api-key', '')) {
     if (readDocument(ApiKeyDocument, value)?.owner === name)
       await remove(topology, 'api-key', '', id)
   }
   for (const vhost of table.vhosts()) {
-    await remove(topology, 'permission', vhost, name)
-    await remove(topology, 'topic-permission', vhost, name)
+    for (const kind of ['permission', 'topic-permission'] as const) {
+      const had = table.documents.get(kind, vhost, name) !== undefined
+      if (had) await remove(topology, kind, vhost, name)
+    }
   }
-  await remove(topology, 'user', '', name)
 }
 
 /** Throws vhost_not_found, and not_found when there is no such user. */
