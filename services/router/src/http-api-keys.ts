@@ -7,10 +7,19 @@
  */
 import { BrokerError, limits } from '@sluice/core'
 import { ApiKeyDocument, type Principal, TAGS } from '@sluice/security'
-import { createApiKey, type Deps, deleteApiKey, type Route, readEach, route } from '@sluice/server'
+import {
+  createApiKey,
+  type Deps,
+  deleteApiKey,
+  PageQuery,
+  pageOf,
+  pageOn,
+  type Route,
+  readEach,
+  route,
+} from '@sluice/server'
 import { z } from 'zod'
 import { DELETE_ANSWERS } from './http-topology.ts'
-import { PageQuery, pageOf, pageOn } from './paging.ts'
 
 const EXPIRY_MS_MIN = 1_000
 

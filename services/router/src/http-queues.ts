@@ -1,10 +1,9 @@
 /** Queues over HTTP: declare, show with live counts, list, delete. */
 import { BrokerError } from '@sluice/core'
-import { type Deps, type Route, route } from '@sluice/server'
+import { type Deps, PageQuery, pageOf, pageOn, type Route, route } from '@sluice/server'
 import type { QueueEntry } from '@sluice/topology'
 import { z } from 'zod'
 import { Arguments, DECLARE_REFUSALS, declared, noVhost, PUT_ANSWERS } from './http-topology.ts'
-import { PageQuery, pageOf, pageOn } from './paging.ts'
 
 const QueueBody = z.strictObject({
   durable: z.boolean().default(true),

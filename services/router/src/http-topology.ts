@@ -13,7 +13,7 @@ import {
   exchangeName,
   limits,
 } from '@sluice/core'
-import { type Call, type Deps, type Route, route } from '@sluice/server'
+import { type Call, type Deps, PageQuery, pageOf, pageOn, type Route, route } from '@sluice/server'
 import {
   type BindingDefinition,
   EXCHANGE_TYPES,
@@ -22,7 +22,6 @@ import {
   type VhostOptions,
 } from '@sluice/topology'
 import { z } from 'zod'
-import { PageQuery, pageOf, pageOn } from './paging.ts'
 
 export const Arguments = z.record(z.string(), z.json()).default({})
 

@@ -11,6 +11,9 @@ import {
   deletePermission,
   deleteUser,
   noUser,
+  PageQuery,
+  pageOf,
+  pageOn,
   permissionsOf,
   putPermission,
   putTopicPermissions,
@@ -21,7 +24,6 @@ import {
 } from '@sluice/server'
 import { z } from 'zod'
 import { DELETE_ANSWERS, declared, PUT_ANSWERS } from './http-topology.ts'
-import { PageQuery, pageOf, pageOn } from './paging.ts'
 
 const PASSWORD_LENGTH_MIN = 8
 const PASSWORD_LENGTH_MAX = 256

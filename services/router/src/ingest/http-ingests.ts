@@ -1,9 +1,8 @@
 /** Ingests over HTTP: declared, shown, listed and deleted. What goes through them: intake.ts. */
 import { BrokerError, limits, parseName } from '@sluice/core'
-import { type Call, type Deps, type Route, route } from '@sluice/server'
+import { type Call, type Deps, PageQuery, pageOf, pageOn, type Route, route } from '@sluice/server'
 import type { Json, RoutingTable } from '@sluice/topology'
 import { DELETE_ANSWERS, declared, noVhost, PUT_ANSWERS } from '../http-topology.ts'
-import { PageQuery, pageOf, pageOn } from '../paging.ts'
 import { INGEST_NAME, type Ingest, IngestBody, readIngest, ShownIngest } from './ingest.ts'
 
 const tag = 'ingest'
