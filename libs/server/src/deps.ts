@@ -6,7 +6,8 @@ import type { Access, Credentials } from '@sluice/security'
 import { openStore, type Store } from '@sluice/store'
 import { type Logger, type Metrics, openLog, reportTo, type Tracing } from '@sluice/telemetry'
 import { openTopology, Publisher, type Topology } from '@sluice/topology'
-import { measure, openExports, openMetrics } from './observe.ts'
+import { followLogLevel } from './log-level.ts'
+import { measure, openExports, openMetrics, watchStore } from './observe.ts'
 import { openCredentials } from './open-credentials.ts'
 
 export interface Deps {
@@ -39,14 +40,15 @@ export async function openDeps(
   { stopping, report: tell }: DepsOptions,
 ): Promise<Deps> {
   setMaxListeners(0, stopping) // a long poll each listens
-  const log = openLog({ level: config.logLevel })
+  const metrics = openMetrics(config)
+  const dropped = metrics.count('logLinesDropped', {})
+  const log = openLog({ level: config.logLevel, dropped: () => dropped.value++ })
   const logged = reportTo(log)
   const report: Report = (error) => {
     logged(error)
     tell?.(error)
   }
   log.debug(maskedConfig(config), 'settings')
-  const metrics = openMetrics(config)
   const redisRoundTrip = metrics.histogram('redisRoundTrip', {})
   const store = await openStore({
     url: config.redisUrl,
@@ -67,9 +69,13 @@ export async function openDeps(
     const credentials = await openCredentials(config, { topology, store, report })
     const { access } = credentials
     measure(metrics, store, topology)
+    const unfollow = followLogLevel(log, topology, () => Date.now() + store.state.clockAheadMs)
+    const unwatch = watchStore(store, log)
     const exports = await openExports(config, metrics, store.slot.name, log)
     const { tracing } = exports
     const close = async () => {
+      unfollow()
+      unwatch()
       await exports.close()
       metrics.close()
       await topology.close()

@@ -8,7 +8,6 @@ import {
   type Logger,
   Metrics,
   openTracing,
-  QUEUES_MEASURED_MAX,
   type QueueReading,
   Tracing,
 } from '@sluice/telemetry'
@@ -16,6 +15,7 @@ import type { QueueEntry, Topology } from '@sluice/topology'
 
 /** A last export may take so long; a collector that is away does not hold up a process that stops. */
 const CLOSE_MS_MAX = 2_000
+const WATCH_MS = 1_000
 /** Queues read at once: a look must not fill the connection that settlements go through. */
 const QUEUES_AT_ONCE = 20
 
@@ -31,7 +31,7 @@ export function measure(metrics: Metrics, store: Store, topology: Topology): voi
   metrics.gauge('memoryHigh', {}, () => (store.memoryHigh ? 1 : 0))
   metrics.gauge('promisesBroken', {}, () => store.broken().length)
   metrics.measureQueues({
-    read: () => readQueues(topology),
+    read: (most) => readQueues(topology, most),
     exists: (vhost, queue) => topology.table.queue(vhost, queue) !== undefined,
     count: () => {
       const { table } = topology
@@ -41,8 +41,11 @@ export function measure(metrics: Metrics, store: Store, topology: Topology): voi
 }
 
 /** The first queues by name, a few at a time. Rejects when Redis is away. */
-async function readQueues({ table }: Topology): Promise<QueueReading[]> {
-  const first = firstQueues(table.vhosts().map((vhost) => table.queues(vhost)))
+async function readQueues({ table }: Topology, most: number): Promise<QueueReading[]> {
+  const first = firstQueues(
+    table.vhosts().map((vhost) => table.queues(vhost)),
+    most,
+  )
   const readings: QueueReading[] = []
   for (let at = 0; at < first.length; at += QUEUES_AT_ONCE) {
     readings.push(...(await Promise.all(first.slice(at, at + QUEUES_AT_ONCE).map(readQueue))))
@@ -50,11 +53,11 @@ async function readQueues({ table }: Topology): Promise<QueueReading[]> {
   return readings
 }
 
-function firstQueues(lists: readonly (readonly QueueEntry[])[]): QueueEntry[] {
+function firstQueues(lists: readonly (readonly QueueEntry[])[], most: number): QueueEntry[] {
   const first: QueueEntry[] = []
   for (const list of lists) {
-    first.push(...list.slice(0, QUEUES_MEASURED_MAX - first.length))
-    if (first.length >= QUEUES_MEASURED_MAX) break
+    first.push(...list.slice(0, most - first.length))
+    if (first.length >= most) break
   }
   return first
 }
@@ -62,6 +65,30 @@ function firstQueues(lists: readonly (readonly QueueEntry[])[]): QueueEntry[] {
 async function readQueue({ vhost, definition, store }: QueueEntry): Promise<QueueReading> {
   const [stats, oldestMs] = await Promise.all([store.stats(), store.oldestMs()])
   return { ...stats, vhost, queue: definition.name, oldestMs }
+}
+
+/** Looks each second; a line when Redis goes or comes, and when a promise breaks or is kept again. */
+export function watchStore(store: Store, log: Logger): () => void {
+  let reachable = true
+  let broken: readonly string[] = []
+  const look = () => {
+    if (store.reachable !== reachable) {
+      reachable = store.reachable
+      if (reachable) log.info('Redis answers again')
+      else log.error('Redis does not answer: publishes wait, everything else is refused')
+    }
+    const before = broken
+    broken = reachable ? store.broken() : before
+    for (const promise of broken.filter((one) => !before.includes(one))) {
+      log.error({ promise }, 'a promise cannot be kept')
+    }
+    for (const promise of before.filter((one) => !broken.includes(one))) {
+      log.info({ promise }, 'a promise is kept again')
+    }
+  }
+  const timer = setInterval(look, WATCH_MS)
+  timer.unref()
+  return () => clearInterval(timer)
 }
 
 interface Exports {

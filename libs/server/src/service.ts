@@ -14,6 +14,8 @@ import { httpApp } from './http/app.ts'
 import { type Area, withAreas } from './http/area.ts'
 import { healthRoutes } from './http/health.ts'
 import { listenHttp } from './http/listen.ts'
+import { logRoutes } from './http/log-level.ts'
+import { metricsRoutes } from './http/metrics.ts'
 import type { Route } from './http/route.ts'
 
 /** A listener besides HTTP. */
@@ -112,7 +114,11 @@ async function runServices(
     const listener: Start = async (signal) => {
       const { url, closed } = await listenHttp(
         app(services, deps),
-        { ...listenerOf(config), upgrades: services.flatMap(({ upgrades = [] }) => upgrades) },
+        {
+          ...listenerOf(config),
+          connections: countConnections(deps),
+          upgrades: services.flatMap(({ upgrades = [] }) => upgrades),
+        },
         signal,
       )
       http = url
@@ -142,23 +148,32 @@ async function runServices(
   }
 }
 
-function app(
-  services: readonly Service[],
-  { topology, metrics, credentials, report, stopping }: Deps,
-) {
+function app(services: readonly Service[], deps: Deps) {
+  const { topology, store, metrics, credentials, report, stopping } = deps
   const health = healthRoutes({
     roundTrip: () => topology.refresh(),
-    metricsText: () => metrics.text(),
+    broken: () => store.broken(),
     stopping,
   })
+  const operating = [...health, ...metricsRoutes(deps), ...logRoutes(deps)]
   const answered = (route: string, status: number, seconds: number) =>
     metrics.httpRequest(route, status, seconds)
-  const routes = [...services.flatMap(({ routes }) => routes), ...health]
+  const routes = [...services.flatMap(({ routes }) => routes), ...operating]
   return withAreas(
     httpApp({ routes, credentials, report, stopping, answered }),
     services.flatMap(({ areas = [] }) => areas),
     { answered, report, stopping },
   )
+}
+
+function countConnections({ metrics }: Deps): (open: number) => void {
+  const opened = metrics.count('connectionsOpened', { door: 'http' })
+  let now = 0
+  metrics.gauge('connections', { door: 'http' }, () => now)
+  return (open) => {
+    if (open > now) opened.value++
+    now = open
+  }
 }
 
 function listenerOf({

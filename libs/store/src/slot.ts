@@ -129,6 +129,11 @@ export class Slot {
     return all.filter((_, index) => alive[index] === 1)
   }
 
+  /** Whether, of all names with heartbeat, this one is the first: one process answers for all. */
+  async isFirst(): Promise<boolean> {
+    return (await this.alive()).sort()[0] === this.#name
+  }
+
   /** Ends the heartbeat; reapers take over whatever is still held. */
   async close(): Promise<void> {
     clearInterval(this.#timer)

@@ -28,6 +28,8 @@ const REASONS = ['rejected', 'expired', 'maxlen', 'delivery_limit'] as const
 
 /** Queues that have series of their own; more would swamp whoever stores them. */
 export const QUEUES_MEASURED_MAX = 200
+/** Queues that totals under RabbitMQ's names are summed over. */
+export const QUEUES_SUMMED_MAX = 2_000
 
 /** Seconds: from a publish to a long poll. */
 const REQUEST_SECONDS = [
@@ -358,8 +360,9 @@ With \`SLUICE_QUEUE_HISTOGRAMS=false\` the histograms by queue are not kept.
 
 **RabbitMQ’s names.** \`GET /metrics/rabbitmq\` answers with the names that the \`rabbitmq_prometheus\` plugin has,
 summed over all queues as its \`/metrics\` does; \`/metrics/rabbitmq/per-object\` has them by queue. Its Grafana
-dashboards and alerts work with it. Totals of queues are told by one process of those that share a Redis, the
-one that started first, so that sums over processes are right: scrape all of them.
+dashboards and alerts work with it. Totals of queues are told by one process of those that share a Redis, so
+that sums over processes are right: scrape all of them. They are over the first ${QUEUES_SUMMED_MAX} queues; memory is
+that of Redis, the disk and file descriptors are not known and never run out.
 
 \`\`\`sh
 curl -fsS -u "$AUTH" $SLUICE/metrics/rabbitmq | grep '^rabbitmq_queues'

@@ -24,8 +24,8 @@ export interface Count {
 
 /** Where the figures of queues come from. */
 export interface QueueSource {
-  /** Called when somebody looks; at most QUEUES_MEASURED_MAX are shown. */
-  read(): Promise<readonly QueueReading[]>
+  /** The first so many by name; called when somebody looks. */
+  read(most: number): Promise<readonly QueueReading[]>
   exists(vhost: string, queue: string): boolean
   /** How many there are. */
   count(): number
@@ -51,7 +51,7 @@ export class Metrics {
   readonly byQueue: boolean
   readonly #counts = new Map<MetricKey, Map<string, Kept<Count>>>()
   readonly #histograms = new Map<MetricKey, Map<string, Kept<Histogram>>>()
-  readonly #gauges = new Map<MetricKey, Kept<() => number | undefined>[]>()
+  readonly #gauges = new Map<MetricKey, Set<Kept<() => number | undefined>>>()
   readonly #eventLoop = monitorEventLoopDelay({ resolution: EVENT_LOOP_RESOLUTION_MS })
   #eventLoopRead = { atMs: Number.NEGATIVE_INFINITY, seconds: [0, 0, 0] }
   #queues: QueueSource | undefined
@@ -78,14 +78,33 @@ export class Metrics {
     return this.#series(this.#histograms, key, labels as Texts, make)
   }
 
-  /** A value that is asked for when somebody looks; left out while undefined. */
+  /** A value that is asked for when somebody looks; left out while undefined. Returns what ends it. */
   gauge<K extends KeysOf<'gauge'>>(
     key: K,
     labels: Labels<K>,
     read: () => number | undefined,
-  ): void {
-    const list = this.#gauges.get(key) ?? []
-    this.#gauges.set(key, [...list, { labels: labels as Texts, value: read }])
+  ): () => void {
+    const gauge = { labels: labels as Texts, value: read }
+    const gauges = this.#gauges.get(key) ?? new Set()
+    this.#gauges.set(key, gauges.add(gauge))
+    return () => void gauges.delete(gauge)
+  }
+
+  /** The sum of a metric's counts, of those with these labels. */
+  total(key: KeysOf<'counter'>, labels: Texts = {}): number {
+    let sum = 0
+    for (const kept of this.#counts.get(key)?.values() ?? []) {
+      const matches = Object.entries(labels).every(([label, value]) => kept.labels[label] === value)
+      if (matches) sum += kept.value.value
+    }
+    return sum
+  }
+
+  /** The sum of a gauge over its labels. */
+  read(key: KeysOf<'gauge'>): number {
+    let sum = 0
+    for (const { value } of this.#gauges.get(key) ?? []) sum += value() ?? 0
+    return sum
   }
 
   httpRequest(route: string, status: number, seconds: number): void {
@@ -102,7 +121,7 @@ export class Metrics {
   /** What every metric is at the moment; those of queues are left out when they cannot be read. */
   async families(): Promise<Family[]> {
     this.#prune()
-    const read = await this.readQueues()
+    const read = await this.readQueues(QUEUES_MEASURED_MAX)
     const ofQueues = this.#figures.series(read)
     return Object.entries<Metric>(METRICS).map(([key, { name, kind, doc }]) => ({
       name,
@@ -112,11 +131,11 @@ export class Metrics {
     }))
   }
 
-  /** The measured queues; none when they cannot be read. */
-  async readQueues(): Promise<readonly QueueReading[]> {
+  /** The first so many queues; none when they cannot be read. */
+  async readQueues(most: number): Promise<readonly QueueReading[]> {
     try {
-      const read = (await this.#queues?.read()) ?? []
-      return read.slice(0, QUEUES_MEASURED_MAX)
+      const read = (await this.#queues?.read(most)) ?? []
+      return read.slice(0, most)
     } catch {
       return [] // Redis is away, which other metrics tell
     }

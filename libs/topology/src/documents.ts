@@ -15,6 +15,7 @@ export const DOCUMENT_KINDS = [
   'permission',
   'topic-permission',
   'data-key',
+  'setting',
 ] as const
 export type DocumentKind = (typeof DOCUMENT_KINDS)[number]
 

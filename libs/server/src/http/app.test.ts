@@ -69,9 +69,11 @@ function app(routes: readonly Route[] = [echo, raw], stopping?: AbortSignal) {
 
 const post = (path: string) => request(app().app).post(path).set('Authorization', AUTH)
 
+const LISTENER = { host: '127.0.0.1', connections: () => {}, upgrades: [] }
+
 async function listen(t: TestContext): Promise<number> {
   const stop = new AbortController()
-  const options = { host: '127.0.0.1', port: 0, connectionsMax: 10, upgrades: [] }
+  const options = { ...LISTENER, port: 0, connectionsMax: 10 }
   const { app: served, reported } = app()
   const { url, closed } = await listenHttp(served, options, stop.signal)
   t.after(async () => {
@@ -259,7 +261,7 @@ test('a refusal answers its code and facts, a bug answers 500 without a word, an
 
 test('a process that stops refuses what comes over open connections, and says it is not ready', async () => {
   const stop = new AbortController()
-  const away = { roundTrip: async () => {}, metricsText: async () => '', stopping: stop.signal }
+  const away = { roundTrip: async () => {}, broken: () => [], stopping: stop.signal }
   const { app: stopping } = app([echo, ...healthRoutes(away)], stop.signal)
   assert.equal((await request(stopping).get('/readyz')).status, 200)
   stop.abort()
@@ -270,17 +272,22 @@ test('a process that stops refuses what comes over open connections, and says it
   assert.equal((await request(stopping).get('/healthz')).status, 200)
 })
 
-test('not ready while Redis does not answer, ready again once it does', async () => {
+test('not ready while Redis does not answer or a promise is broken, ready again after', async () => {
   let redis: () => Promise<void> = () => Promise.reject(new Error('away'))
   const { signal } = new AbortController()
+  let broken: string[] = []
   const routes = healthRoutes({
     roundTrip: () => redis(),
-    metricsText: async () => '',
+    broken: () => broken,
     stopping: signal,
   })
   const { app: probed, reported } = app(routes)
   assertProblem(await request(probed).get('/readyz'), 503, 'store_unavailable')
   redis = async () => {}
+  assert.equal((await request(probed).get('/readyz')).status, 200)
+  broken = ['Durability fsync cannot be had.']
+  assertProblem(await request(probed).get('/readyz'), 503, 'durability_unavailable')
+  broken = []
   assert.equal((await request(probed).get('/readyz')).status, 200)
   assert.deepEqual(reported, [])
 })
@@ -310,7 +317,7 @@ test('a port that is taken is one error that names the setting', async (t) => {
   const port = await listen(t)
   const { signal } = new AbortController()
   await assert.rejects(
-    listenHttp(app().app, { host: '127.0.0.1', port, connectionsMax: 1, upgrades: [] }, signal),
+    listenHttp(app().app, { ...LISTENER, port, connectionsMax: 1 }, signal),
     new RegExp(`port ${port} on 127.0.0.1 is taken.*SLUICE_HTTP_PORT`),
   )
 })

@@ -1,8 +1,9 @@
 /**
- * What operators ask a process: is it alive, does it work, what has it done.
+ * What probes ask a process: is it alive, does it work. Open, since probes carry no credential.
  *
- * Alive and ready are open, since probes carry no credential, and say nothing but yes or no. Ready
- * means it: a round trip to Redis, shared by all who ask at once, so that asking is no load.
+ * Ready means it: a round trip to Redis, shared by all who ask at once so that asking is no load, and
+ * every promise kept. A shortage of memory does not count: publishes are refused, but consumers must
+ * be let in, or it would never end.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { BrokerError } from '@sluice/core'
@@ -17,11 +18,12 @@ const Health = z.object({ status: z.string() })
 interface HealthOptions {
   /** Settles once Redis has answered; rejects when it does not. */
   readonly roundTrip: () => Promise<unknown>
-  readonly metricsText: () => Promise<string>
+  /** Promises that cannot be kept at the moment; a sentence each. */
+  readonly broken: () => readonly string[]
   readonly stopping: AbortSignal
 }
 
-export function healthRoutes({ roundTrip, metricsText, stopping }: HealthOptions): Route[] {
+export function healthRoutes({ roundTrip, broken, stopping }: HealthOptions): Route[] {
   let asking: Promise<void> | undefined
 
   async function ask(): Promise<void> {
@@ -54,30 +56,17 @@ export function healthRoutes({ roundTrip, metricsText, stopping }: HealthOptions
       method: 'get',
       path: '/readyz',
       tag: 'operate',
-      summary: 'Whether this process can serve: 503 while Redis is away, or while it stops',
+      summary:
+        'Whether this process can serve: 503 while Redis is away, while a promise cannot be kept, or while it stops',
       needs: 'nothing',
       answers: { 200: { description: 'It can.', body: Health } },
       async handle() {
         if (stopping.aborted) throw new BrokerError('draining', 'This process is stopping.')
         asking ??= ask()
         await asking
+        const [why] = broken()
+        if (why !== undefined) throw new BrokerError('durability_unavailable', why)
         return { status: 200, body: { status: 'ready' } }
-      },
-    }),
-    route({
-      method: 'get',
-      path: '/metrics',
-      tag: 'operate',
-      needs: 'monitoring',
-      summary: 'Metrics of this process in Prometheus’s text format',
-      answers: {
-        200: { description: 'See docs/metrics.md.', body: z.string(), type: 'text/plain' },
-      },
-      async handle({ res }) {
-        const text = await metricsText()
-        res.setHeader('Content-Type', 'text/plain; version=0.0.4; charset=utf-8')
-        res.end(text)
-        return undefined
       },
     }),
   ]

@@ -16,6 +16,8 @@ interface ListenOptions {
   /** 0 picks a free one. */
   readonly port: number
   readonly connectionsMax: number
+  /** Called with how many there are whenever that has changed. */
+  readonly connections: (open: number) => void
   /** Who takes over connections that ask for another protocol, by path. */
   readonly upgrades: readonly {
     readonly path: string
@@ -37,7 +39,7 @@ const LAST_WORDS_MS = 150
  */
 export async function listenHttp(
   app: RequestListener,
-  { host, port, connectionsMax, upgrades }: ListenOptions,
+  { host, port, connectionsMax, connections, upgrades }: ListenOptions,
   signal: AbortSignal,
 ): Promise<Running & { readonly url: string }> {
   const upgradeFor = ({ url = '' }: IncomingMessage) =>
@@ -56,6 +58,11 @@ export async function listenHttp(
     app,
   )
   server.maxConnections = connectionsMax
+  let open = 0
+  server.on('connection', (socket: Socket) => {
+    connections(++open)
+    socket.once('close', () => connections(--open))
+  })
   server.maxHeadersCount = 0 // else the ones past it vanish; their bytes are bounded, app.ts counts
   server.on('checkContinue', app) // body.ts says continue once it wants the body
   server.on('clientError', refuse)

@@ -5,6 +5,7 @@
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { BrokerError, type ErrorCode, type Report } from '@sluice/core'
+import { noteTrace, readTraceContext } from '@sluice/telemetry'
 import type { ErrorRequestHandler } from 'express'
 import { z } from 'zod'
 import { hangUpAfter, hasNoBody } from './body.ts'
@@ -22,6 +23,7 @@ export const STATUS = {
   policy_not_found: 404,
   message_not_found: 404,
   ingest_not_found: 404,
+  subscription_not_found: 404,
   request_not_found: 404,
   declaration_conflict: 409,
   in_use: 409,
@@ -76,11 +78,12 @@ export type Problem = z.infer<typeof Problem>
 /** Last in every app. `report` hears only what was not a refusal: those are ours to fix. */
 export function problems(report: Report): ErrorRequestHandler {
   return (error, req, res, next) => {
+    const problem = toProblem(error)
+    if (problem.status === 500) noteTrace(error, readTraceContext(req.headers))
     if (res.headersSent) {
       report(error)
       return next(error) // a stream broke midway: Express drops the connection
     }
-    const problem = toProblem(error)
     if (problem.status === 500) report(error)
     sendProblem(req, res, problem)
   }

@@ -43,7 +43,7 @@ export type PublishCounts = Readonly<Record<Published, Count>> & { readonly byte
 
 export function publishCounts(
   { metrics }: Pick<Deps, 'metrics'>,
-  door: 'http' | 'websocket',
+  door: 'http' | 'amqp' | 'websocket',
 ): PublishCounts {
   const count = (outcome: Exclude<Published, 'exchange-missing'>) =>
     metrics.count('published', { door, outcome })

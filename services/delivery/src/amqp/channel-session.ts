@@ -74,6 +74,7 @@ export class ChannelSession implements ChannelHandler {
     const { exchange, routingKey, body } = delivery.record
     const properties = withDeliveryCount(delivery)
     const { redelivered } = delivery
+    this.session.context.counts.leased.value++
     this.channel.deliver(consumer.tag, tag, redelivered, exchange, routingKey, properties, body)
   }
 
@@ -123,7 +124,9 @@ export class ChannelSession implements ChannelHandler {
   #settle(tag: number, multiple: boolean, how: Outcome): void {
     const outstanding = this.#outstanding
     const transaction = this.#transaction
+    const { counts } = this.session.context
     outstanding.take(tag, multiple, (held, of) => {
+      counts.settled(how)
       if (transaction) transaction.settle(held, of, how)
       else outstanding.end(held, how)
     })
@@ -275,6 +278,7 @@ export class ChannelSession implements ChannelHandler {
     const { exchange, routingKey, body } = delivery.record
     const properties = withDeliveryCount(delivery)
     const { redelivered } = delivery
+    this.session.context.counts.leased.value++
     this.channel.getOk(tag, redelivered, exchange, routingKey, ready, properties, body)
     if (noAck) feed.ack(delivery)
   }

@@ -13,6 +13,7 @@ import { limits, onAbort, type Start } from '@sluice/core'
 import type { Deps, Door, Upgrade } from '@sluice/server'
 import { createWebSocketStream, WebSocketServer } from 'ws'
 import type { Feeds } from '../feeds.ts'
+import { amqpCounts } from './counts.ts'
 import { refusal } from './reply.ts'
 import { ReplyTo } from './reply-to.ts'
 import { type AmqpContext, type Peer, Session } from './session.ts'
@@ -86,6 +87,7 @@ class AmqpServer {
       replyTo: new ReplyTo(deps.store),
       messageBytesMax: config.messageBytesMax,
       ackTimeoutMs: config.amqpAckTimeoutMs,
+      counts: amqpCounts(deps, () => this.#connections.size),
     }
   }
 
@@ -176,6 +178,7 @@ class AmqpServer {
       (connection) => new Session(this.#context, connection, peer),
     )
     this.#connections.add(connection)
+    this.#context.counts.connectionsOpened.value++
     if (this.#alarm !== '') connection.block(this.#alarm)
     connection.closed.then(() => this.#connections.delete(connection), report)
   }

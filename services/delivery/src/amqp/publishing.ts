@@ -118,6 +118,9 @@ export class Publishing implements PublishReply {
 
   #ended(open: Open, outcome: Published, queues: readonly QueueEntry[]): void {
     const { message, mandatory, number, done } = open
+    const { publish } = this.#session.context.counts
+    publish[outcome].value++
+    publish.bytes.value += message.body.length
     if (outcome === 'memory-high' && this.#channel.open) {
       this.#hold(open) // 18
       return

@@ -17,6 +17,7 @@ import type { Deps } from '@sluice/server'
 import type { QueueEntry } from '@sluice/topology'
 import type { Feeds } from '../feeds.ts'
 import { ChannelSession } from './channel-session.ts'
+import type { AmqpCounts } from './counts.ts'
 import { locked, notAllowed, notFound, refused } from './reply.ts'
 import type { ReplyTo } from './reply-to.ts'
 
@@ -30,6 +31,7 @@ export interface AmqpContext {
   readonly messageBytesMax: number
   /** A delivery that is not settled for this long goes back, ms; 0 = never. */
   readonly ackTimeoutMs: number
+  readonly counts: AmqpCounts
 }
 
 /** What is known of a connection's client before it says who it is. */
@@ -152,8 +154,13 @@ export class Session implements ConnectionHandler {
   }
 
   channel(channel: Channel): ChannelHandler {
-    const session = new ChannelSession(this, channel, () => this.#channels.delete(session))
+    const { channels } = this.context.counts
+    const session = new ChannelSession(this, channel, () => {
+      if (this.#channels.delete(session)) channels.open--
+    })
     this.#channels.add(session)
+    channels.open++
+    channels.opened.value++
     return session
   }
 
