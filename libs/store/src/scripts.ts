@@ -28,6 +28,9 @@ export type DropOutcome =
   | { readonly kind: 'dropped' | 'not-empty'; readonly messages: number }
   | { readonly kind: 'gone' | 'in-use' }
 
+/** Age in ms of the oldest ready message. */
+export const oldest = script('oldest', ['options'], ([ageMs]) => Number(ageMs))
+
 export const drop = script(
   'drop',
   ['epoch', 'ifEmpty', 'unusedMs', 'ifUnused', 'tombstone'],
