@@ -14,6 +14,7 @@ export const ERROR_DOCS = {
   policy_not_found: 'There is no such policy.',
   message_not_found: 'The queue does not hold this message: it was settled, moved or has expired.',
   ingest_not_found: 'There is no ingest of this name.',
+  subscription_not_found: 'There is no subscription of this name.',
   request_not_found: 'No request of this id was accepted, or it is long done.',
   declaration_conflict: 'It is declared already, and differently.',
   in_use: 'It was to be deleted only if unused, and is used.',

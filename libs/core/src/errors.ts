@@ -19,6 +19,7 @@ export const ERROR_CODES = [
   'policy_not_found',
   'message_not_found',
   'ingest_not_found',
+  'subscription_not_found',
   'request_not_found',
   'declaration_conflict',
   'in_use',
