@@ -16,6 +16,8 @@ import type { Pressure } from './subscription.ts'
 /** Of an answer's body: what is kept, and what is read so that its connection lives on. Bytes. */
 const KEPT_BYTES_MAX = 1024
 const READ_BYTES_MAX = 64 * 1024
+/** Most that is kept for whoever sent a request through an ingest. */
+const ANSWER_BYTES_MAX = 1024 * 1024
 
 export interface Exchange {
   /** Absent: no answer. */
@@ -23,7 +25,7 @@ export interface Exchange {
   /** Name and value in turn, as they came: bytes. */
   rawHeaders: readonly (Buffer | string)[]
   headers: Readonly<Record<string, string | string[] | undefined>>
-  /** The first KEPT_BYTES_MAX bytes. */
+  /** The first KEPT_BYTES_MAX bytes; of a replayed request one more than its sender may read. */
   body: Buffer
   /** Why there is no answer, or no whole one. */
   failure?: Failure
@@ -45,13 +47,14 @@ const LATE = new Error('the time is up')
 /** Settles within `timeoutMs`, or at once when the signal aborts. Never rejects. */
 export function exchange(
   dispatcher: Dispatcher,
-  { method, path, headers, body }: PushRequest,
+  { method, path, headers, body, replayed }: PushRequest,
   timeoutMs: number,
   signal: AbortSignal,
 ): Promise<Exchange> {
   return new Promise((resolve) => {
-    const handler = new Handler(timeoutMs, signal, resolve)
-    const dispatched = body.length > 0 || method !== 'GET' ? body : null
+    const wanted = Math.min(replayed?.keepBytes ?? 0, ANSWER_BYTES_MAX) + 1
+    const handler = new Handler(timeoutMs, signal, Math.max(wanted, KEPT_BYTES_MAX), resolve)
+    const dispatched = body.length > 0 || !BODILESS.has(method) ? body : null
     try {
       dispatcher.dispatch(
         { path, method, headers, body: dispatched, headersTimeout: 0, bodyTimeout: 0 },
@@ -63,9 +66,13 @@ export function exchange(
   })
 }
 
+/** Sent without a length when they have no body (RFC 9110, 8.6). */
+const BODILESS = new Set(['GET', 'HEAD', 'OPTIONS', 'DELETE', 'TRACE'])
+
 class Handler implements Dispatcher.DispatchHandler {
   readonly #resolve: (exchange: Exchange) => void
   readonly #signal: AbortSignal
+  readonly #keptMax: number
   readonly #startedMs = performance.now()
   readonly #timer: NodeJS.Timeout
   readonly #exchange: Exchange = { rawHeaders: [], headers: {}, body: NOTHING }
@@ -74,9 +81,15 @@ class Handler implements Dispatcher.DispatchHandler {
   #size = 0
   #ended = false
 
-  constructor(timeoutMs: number, signal: AbortSignal, resolve: (exchange: Exchange) => void) {
+  constructor(
+    timeoutMs: number,
+    signal: AbortSignal,
+    keptMax: number,
+    resolve: (exchange: Exchange) => void,
+  ) {
     this.#resolve = resolve
     this.#signal = signal
+    this.#keptMax = keptMax
     this.#timer = setTimeout(() => this.#giveUp(LATE, timeoutMs), timeoutMs)
     signal.addEventListener('abort', this)
     if (signal.aborted) this.handleEvent()
@@ -109,12 +122,13 @@ class Handler implements Dispatcher.DispatchHandler {
   }
 
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
-    const room = KEPT_BYTES_MAX - this.#size
+    const room = this.#keptMax - this.#size
     // A copy: the chunk is a view of a buffer of 64 KiB.
     if (room > 0) this.#kept.push(Buffer.from(chunk.subarray(0, room)))
     this.#size += chunk.length
-    if (this.#size <= READ_BYTES_MAX || this.#ended) return
-    this.#exchange.note = `the answer is longer than ${READ_BYTES_MAX} bytes: the rest was not read`
+    const readMax = Math.max(READ_BYTES_MAX, this.#keptMax)
+    if (this.#size <= readMax || this.#ended) return
+    this.#exchange.note = `the answer is longer than ${readMax} bytes: the rest was not read`
     this.#end()
     controller.abort(ENOUGH)
   }

@@ -9,6 +9,7 @@ import type { Json, NamedDocument } from '@sluice/topology'
 import type { Feeds } from '../feeds.ts'
 import type { Guard } from './guard.ts'
 import { Pump, type PumpState } from './pump.ts'
+import { answerKeeper } from './replay.ts'
 import { Endpoint } from './send.ts'
 import { Subscription } from './subscription.ts'
 
@@ -113,7 +114,10 @@ export class Pumps {
         budget: store.budget(vhost, name),
         feeds: this.#feeds,
         report,
-        open: (subscription) => new Endpoint(vhost, name, subscription, this.#guard),
+        open: (subscription) =>
+          new Endpoint(vhost, name, subscription, this.#guard, {
+            replayed: answerKeeper(store.requests, vhost, report),
+          }),
         timeOfDayMs: () => Date.now() + store.state.clockAheadMs,
         attempted: ({ verdict }) => {
           metrics.count('pushAttempts', { outcome: verdict }).value++

@@ -9,6 +9,7 @@ import type { FieldValue, Properties } from '@sluice/amqp'
 import { DEFAULT_VHOST } from '@sluice/core'
 import { type WebhookSigner, webhookSigner } from '@sluice/security'
 import type { MessageRecord } from '@sluice/store'
+import { type HttpRequest, readRequest } from '@sluice/topology'
 import { readProperties, valueJson } from '../message-json.ts'
 import {
   binaryEvent,
@@ -18,6 +19,7 @@ import {
   plain,
   structuredEvent,
 } from './cloud-event.ts'
+import { replayedHeaders, replayedPath } from './replay.ts'
 import type { Subscription } from './subscription.ts'
 
 /** Of a digest, base64url: as many bits as a UUID has. */
@@ -33,7 +35,7 @@ export interface PushMessage {
 }
 
 export interface PushRequest {
-  readonly method: Subscription['endpoint']['method']
+  readonly method: string
   /** With its query. */
   readonly path: string
   /** Name and value in turn; values as latin1, ready for the wire. */
@@ -41,6 +43,8 @@ export interface PushRequest {
   /** How many headers, from the first on, are the subscription's own: their values are secrets. */
   readonly ownHeaders: number
   readonly body: Buffer
+  /** The request of an ingest that it is, sent on. */
+  readonly replayed?: HttpRequest
 }
 
 const PROPERTY_HEADERS: readonly (readonly [keyof Properties, string])[] = [
@@ -89,17 +93,15 @@ export class RequestWriter {
     const { record, deliveryCount } = message
     const { endpoint, body: form } = this.#subscription
     const { properties } = readProperties(record.properties)
+    const replayed = this.#subscription.replay ? readRequest(properties.headers) : undefined
+    if (replayed !== undefined) return this.#replay(replayed, message, nowMs)
     // Messages of two queues may have the same ref, and their endpoint may be one.
     const id = `msg_${hash('sha256', this.#place + message.id, 'base64url').slice(0, ID_LENGTH)}`
     const content = this.#content(id, record, properties)
     const body = endpoint.method === 'GET' ? NOTHING : content.body
     const headers = [...this.#own, ...this.#named, 'webhook-id', id]
     headers.push('Sluice-Delivery-Count', String(deliveryCount))
-    if (this.#sign) {
-      const timestampS = Math.floor(nowMs / 1_000)
-      headers.push('webhook-timestamp', String(timestampS))
-      headers.push('webhook-signature', this.#sign(id, timestampS, body))
-    }
+    this.#pushSignature(headers, id, body, nowMs)
     const contentType = content.contentType ?? this.#contentType
     if (contentType) headers.push('Content-Type', onWire(contentType))
     if (content.contentEncoding) headers.push('Content-Encoding', onWire(content.contentEncoding))
@@ -108,6 +110,28 @@ export class RequestWriter {
     pushHeaders(headers, properties, form !== 'raw')
     const { method } = endpoint
     return { method, path: this.#path, headers, ownHeaders: this.#own.length / 2, body }
+  }
+
+  #replay(
+    replayed: HttpRequest,
+    { record, deliveryCount }: PushMessage,
+    nowMs: number,
+  ): PushRequest {
+    const { id, method } = replayed
+    const { body } = record
+    const headers = [...this.#own, ...replayedHeaders(replayed, this.#own)]
+    headers.push('Sluice-Request-Id', onWire(id), 'Sluice-Delivery-Count', String(deliveryCount))
+    if (this.#sign) headers.push('webhook-id', onWire(id))
+    this.#pushSignature(headers, id, body, nowMs)
+    const path = replayedPath(this.#path, replayed)
+    return { method, path, headers, ownHeaders: this.#own.length / 2, body, replayed }
+  }
+
+  #pushSignature(headers: string[], id: string, body: Buffer, nowMs: number): void {
+    if (!this.#sign) return
+    const timestampS = Math.floor(nowMs / 1_000)
+    headers.push('webhook-timestamp', String(timestampS))
+    headers.push('webhook-signature', this.#sign(id, timestampS, body))
   }
 
   #content(id: string, record: MessageRecord, properties: Properties): Content {

@@ -10,11 +10,15 @@ import { pressureOf, retryAfterMs, usualVerdict } from './answer.ts'
 import { type ConnectionTimes, openOnce, openPool } from './connect.ts'
 import { type Exchange, exchange } from './exchange.ts'
 import type { Guard } from './guard.ts'
+import type { Replayed } from './replay.ts'
 import { type PushMessage, type PushRequest, RequestWriter } from './request.ts'
 import type { Attempt, Subscription } from './subscription.ts'
 
 /** Redirects that ask for the same request elsewhere; 303 asks for another one. */
 const REPEATED = new Set([301, 302, 307, 308])
+
+/** Bytes of an answer that stay with the message. */
+const ATTEMPT_BYTES_MAX = 1024
 
 /** Sees all that is sent and answered, for a test-fire. */
 export interface Witness {
@@ -26,6 +30,7 @@ export class Endpoint {
   readonly #subscription: Subscription
   readonly #guard: Guard
   readonly #witness: Witness | undefined
+  readonly #replayed: Replayed | undefined
   readonly #writer: RequestWriter
   readonly #url: URL
   readonly #pool: Pool
@@ -35,12 +40,13 @@ export class Endpoint {
     name: string,
     subscription: Subscription,
     guard: Guard,
-    witness?: Witness,
+    { witness, replayed }: { witness?: Witness; replayed?: Replayed } = {},
   ) {
     const { endpoint, shape } = subscription
     this.#subscription = subscription
     this.#guard = guard
     this.#witness = witness
+    this.#replayed = replayed
     this.#writer = new RequestWriter(vhost, name, subscription)
     this.#url = new URL(endpoint.url)
     const { origin } = this.#url
@@ -58,7 +64,12 @@ export class Endpoint {
     const { redirects, timeoutMs } = this.#subscription.endpoint
     let last = await this.#exchange(this.#pool, this.#url, request, timeoutMs, signal)
     if (redirects > 0) last = await this.#follow(request, last, startedMs + timeoutMs, signal)
-    return attemptOf(this.#subscription, last, timeMs, performance.now() - startedMs)
+    const attempt = attemptOf(this.#subscription, last, timeMs, performance.now() - startedMs)
+    const brokenOff = signal.aborted && attempt.verdict === 'retry'
+    if (request.replayed !== undefined && this.#replayed !== undefined && !brokenOff) {
+      await this.#replayed(request.replayed, attempt.verdict, last)
+    }
+    return attempt
   }
 
   /** Lets go of its connections. Attempts under way end as failed ones. */
@@ -160,7 +171,7 @@ function attemptOf(
     durationMs,
     ...(status !== undefined && { status }),
     ...(error !== undefined && { error }),
-    answer: body.toString(),
+    answer: body.toString('utf8', 0, ATTEMPT_BYTES_MAX),
     ...(waitMs !== undefined && { retryAfterMs: waitMs }),
     verdict,
     pressure: failure?.pressure ?? (verdict === 'ack' ? 'none' : pressureOf(status ?? 0)),

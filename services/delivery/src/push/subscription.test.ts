@@ -19,6 +19,7 @@ test('a queue and a URL are enough', () => {
     body: 'raw',
     shape: { concurrencyMax: 32, windows: [], rampUpMs: 10_000 },
     onStatus: {},
+    replay: false,
     adaptive: true,
     breaker: { failures: 10, probeMs: 5_000 },
   })

@@ -258,6 +258,14 @@ export const Subscription = z.strictObject({
   body: z.enum(BODIES).default('raw').meta({
     description: 'The body as it was published, or the message as a CloudEvent.',
   }),
+  replay: z
+    .boolean()
+    .default(false)
+    .meta({
+      description:
+        'Requests that an ingest took in go to the endpoint as they came: method, headers and body, and ' +
+        'their path and query behind those of the URL. Other messages are pushed as usual.',
+    }),
   shape: Shape.prefault({}),
   onStatus: OnStatus,
   adaptive: z.boolean().default(true).meta({
