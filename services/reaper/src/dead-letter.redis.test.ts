@@ -1,9 +1,10 @@
 /** Moving dead letters when reapers die, work side by side, or are not let in. */
 import assert from 'node:assert/strict'
+import { randomUUID } from 'node:crypto'
 import { type TestContext, test } from 'node:test'
 import { messageIdentity } from '@sluice/store'
 import { waitFor } from '@sluice/testkit'
-import { deadLetter } from '@sluice/topology'
+import { deadLetter, requestTable } from '@sluice/topology'
 import { DeadLetters } from './dead-letter.ts'
 import { bodies, kill, lease, openWorld, publish } from './testing.ts'
 
@@ -112,4 +113,23 @@ test('of a fanout in which one queue would close a circle the others get the let
   assert.deepEqual(await bodies(other), ['x'])
   const { ready, dead } = await q.store.stats()
   assert.deepEqual([ready, dead], [0, 0])
+})
+
+test('whoever sent a letter as a request through an ingest finds out that it is dead', async (t) => {
+  const { q, deadLetters, store } = await setup(t)
+  const headers = requestTable({
+    ingest: 'shop',
+    id: randomUUID(),
+    method: 'POST',
+    path: '',
+    query: undefined,
+    headers: {},
+    keepMs: 60_000,
+    keepBytes: 0,
+  })
+  await publish(q, 'order', headers)
+  const [leased] = await lease(q)
+  await q.store.settle([{ token: leased!.token, outcome: 'dead-letter', reason: 'no' }])
+  assert.equal(await deadLetters.move(q), 1)
+  assert.equal((await store.requests.find(String(headers['x-request-id'])))?.state, 'dead')
 })

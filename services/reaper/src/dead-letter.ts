@@ -15,7 +15,13 @@
  * RabbitMQ drops in all of the lower cells; what a consumer failed on is not lost here.
  */
 import { decodeProperties, type Table } from '@sluice/amqp'
-import { type Appended, DEAD_LETTER_QUEUE, type DeathReason, type Message } from '@sluice/core'
+import {
+  type Appended,
+  DEAD_LETTER_QUEUE,
+  type DeathReason,
+  limits,
+  type Message,
+} from '@sluice/core'
 import type { Deps } from '@sluice/server'
 import { messageIdentity, type Tally } from '@sluice/store'
 import { endSpan } from '@sluice/telemetry'
@@ -28,6 +34,7 @@ import {
   isCycle,
   type Published,
   type QueueEntry,
+  requestOf,
 } from '@sluice/topology'
 
 /** Letters moved together. */
@@ -61,6 +68,10 @@ export class DeadLetters {
     const refs = (fate: Fate) => letters.filter((_, i) => fates[i] === fate).map(({ ref }) => ref)
     const moved = refs('moved')
     const dropped = refs('dropped')
+    await this.#tellSenders(
+      entry,
+      letters.filter((_, i) => fates[i] !== 'later'),
+    )
     if (moved.length > 0) await entry.store.bury(moved, 'deadLettered')
     if (dropped.length > 0) await entry.store.bury(dropped, 'dropped')
     const { vhost, definition } = entry
@@ -71,6 +82,20 @@ export class DeadLetters {
     })
     this.#tell(entry, moved.length, dropped.length)
     return moved.length + dropped.length
+  }
+
+  /** Whoever sent one as a request through an ingest finds out that it is dead. */
+  async #tellSenders({ vhost }: QueueEntry, letters: readonly Tally[]): Promise<void> {
+    const told = letters.map(async ({ record }) => {
+      const request = requestOf(record.properties)
+      if (request === undefined) return
+      const { id, ingest, keepMs } = request
+      await this.#deps.store.requests.note(id, 'dead', {
+        keepMs: Math.max(1, Math.min(keepMs, limits.REQUEST_WAITING_MS_MAX)),
+        record: { vhost, ingest, open: false },
+      })
+    })
+    await Promise.all(told)
   }
 
   async #moveOne(entry: QueueEntry, letter: Tally, nowMs: number): Promise<Fate> {
