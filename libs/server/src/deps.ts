@@ -50,6 +50,7 @@ export async function openDeps(
   }
   log.debug(maskedConfig(config), 'settings')
   const redisRoundTrip = metrics.histogram('redisRoundTrip', {})
+  const batchMessages = metrics.histogram('batchMessages', {})
   const store = await openStore({
     url: config.redisUrl,
     caFile: config.redisCa,
@@ -60,6 +61,7 @@ export async function openDeps(
     memoryHigh: config.memoryHigh,
     allowEviction: config.allowEviction,
     roundTrip: (seconds) => redisRoundTrip.observe(seconds),
+    batch: (messages) => batchMessages.observe(messages),
   })
   try {
     for (const warning of store.warnings()) log.warn(warning)

@@ -105,6 +105,8 @@ export interface AppenderOptions<Q> {
   readonly restore: () => Promise<boolean>
   readonly report: (error: unknown) => void
   readonly timeoutMs: number
+  /** Hears how many messages each call stores together. */
+  readonly batch?: ((messages: number) => void) | undefined
 }
 
 /** Lanes are numbered over the whole process: with the slot before it, a number is used once. */
@@ -206,6 +208,7 @@ export class Appender<Q> {
   #sendOn(lane: number, batch: Gathered<Q>): void {
     const sequence = this.#sequences.get(lane)! + 1
     this.#sequences.set(lane, sequence)
+    this.#options.batch?.(batch.records.length)
     const pending = this.#attempt(lane, sequence, batch)
     let answered = false
     const answer = (outcome: AppendOutcome, durable: boolean) => {

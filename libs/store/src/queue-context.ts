@@ -18,6 +18,8 @@ export interface QueueContext {
   readonly safety: Safety
   /** A connection that waits for replicas (WAIT blocks what comes behind it). */
   readonly replicated: () => Redis
+  /** Hears how many messages each append stores together. */
+  readonly batch: ((messages: number) => void) | undefined
   readonly timeouts: { readonly appendMs: number; readonly replicaMs: number }
 }
 
@@ -28,7 +30,7 @@ export function openAppender<Q extends AppendTarget>(
   replicas: number,
   restore: () => Promise<boolean>,
 ): Appender<Q> {
-  const { slot, schedule, backlog, report, timeouts, writes, replicated } = context
+  const { slot, schedule, backlog, report, timeouts, writes, replicated, batch } = context
   return new Appender<Q>({
     redis: replicas > 0 ? replicated() : writes,
     queue,
@@ -43,5 +45,6 @@ export function openAppender<Q extends AppendTarget>(
     restore,
     report,
     timeoutMs: timeouts.appendMs,
+    batch,
   })
 }

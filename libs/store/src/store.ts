@@ -41,6 +41,8 @@ export interface StoreOptions extends RedisTarget {
   readonly replicaTimeoutMs?: number
   /** Hears each second how long Redis took to answer, behind what is under way. */
   readonly roundTrip?: (seconds: number) => void
+  /** Hears how many messages each append stores together. */
+  readonly batch?: (messages: number) => void
 }
 
 /**
@@ -130,6 +132,7 @@ export class Store {
       slot: this.slot,
       report: options.report,
       schedule: (flush) => this.#schedule(flush),
+      batch: options.batch,
       backlog: (bytes) => {
         this.#backlogBytes += bytes
       },
