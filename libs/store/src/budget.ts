@@ -7,8 +7,9 @@
  * sends, and no two of them need to know of each other. What is lent and how it comes back is said
  * in lua/borrow.lua.
  *
- * The promise: within any time, the requests that leave are at most rate x time + burst. A slot may
- * be used late by latenessMs; the burst that is lent is smaller by what becomes due meanwhile.
+ * The promise: within any time, at most rate x time + burst requests arrive. A slot may be used
+ * late by latenessMs, and a request may take longer than others on its way; the burst that is lent
+ * is smaller by what becomes due in the sum of both.
  */
 import type { Redis } from 'ioredis'
 import { endpointBase } from './keys.ts'
@@ -18,9 +19,11 @@ import { script, word } from './script.ts'
 /** How far ahead slots are lent, ms: what a process asks for at a time. */
 const HORIZON_MS = 50
 /** Latest use of a slot, ms: longer than what a busy event loop is usually late. */
-const LATENESS_MS_MAX = 50
+const LATENESS_MS_MAX = 25
 /** However small the burst: timers count milliseconds. */
 const LATENESS_MS_MIN = 5
+/** The burst kept back, in what becomes due while a slot is late: half of it for the way there. */
+const KEPT = 2
 /** Permits of a process that died come back after this, ms. It renews them in a fifth of that. */
 export const PERMITS_LEASE_MS = 5_000
 
@@ -113,7 +116,7 @@ export const observe = script(
 /** How late a slot may be used, ms: a share of the burst is kept for it. */
 export function latenessMs({ rate, burst }: Pick<BudgetLimits, 'rate' | 'burst'>): number {
   if (rate === 0) return Number.POSITIVE_INFINITY
-  return Math.max(LATENESS_MS_MIN, Math.min(LATENESS_MS_MAX, (500 * burst) / rate))
+  return Math.max(LATENESS_MS_MIN, Math.min(LATENESS_MS_MAX, (250 * burst) / rate))
 }
 
 /** All methods throw BrokerError store_unavailable when Redis does not answer. */
@@ -132,7 +135,7 @@ export class Budget {
   /** Asks for slots and permits, and renews the permits lent. */
   async borrow(limits: BudgetLimits, ask: Ask): Promise<Loan> {
     const { rate, concurrency, rampUpMs, probeMs } = limits
-    const kept = rate === 0 ? 0 : (rate * latenessMs(limits)) / 1_000
+    const kept = rate === 0 ? 0 : (KEPT * rate * latenessMs(limits)) / 1_000
     const burst = Math.max(1, limits.burst - kept)
     const args = [
       this.#holder(),
