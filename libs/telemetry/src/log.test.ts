@@ -25,7 +25,9 @@ test('secrets never reach a line: not by field, not in a URL, not in an error', 
       'to redis://u:hush@h:1/',
     )
     const cause = new Error('connect rediss://:hush@h')
+    Object.assign(cause, { command: { name: 'auth', args: ['hush'] } })
     reportTo(log)(new BrokerError('store_unavailable', 'Redis is away', { cause }))
+    reportTo(log)(cause)
     assert.doesNotMatch(lines.join(''), /hush/)
     assert.match(lines.join(''), /redis:\/\/\*\*\*@h:1/)
     assert.match(lines.join(''), /Redis is away/)

@@ -60,7 +60,7 @@ export function openLog({
           else dropped()
         },
       },
-      serializers: { err: stdSerializers.errWithCause },
+      serializers: { err: serializeError },
       redact: { paths: SECRET_FIELDS.flatMap((field) => [field, `*.${field}`]), censor: '***' },
     },
     {
@@ -72,6 +72,19 @@ export function openLog({
   )
   return log
 }
+
+/** Redis's driver attaches the command to an error: credentials, scripts, messages. */
+function serializeError(error: Error): unknown {
+  const serialized = stdSerializers.errWithCause(error)
+  for (let at: unknown = serialized; isObject(at); at = at['cause']) {
+    const { command } = at
+    if (isObject(command)) at['command'] = command['name']
+  }
+  return serialized
+}
+
+const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null
 
 /** Of an error that a line is about: two errors are two messages. */
 function messageOf(first: unknown): string | undefined {

@@ -235,7 +235,7 @@ export const METRICS = {
   eventLoopDelay: {
     name: 'sluice_event_loop_delay_seconds',
     kind: 'gauge',
-    labels: { quantile: ['0.5', '0.99', '1'] },
+    labels: { percentile: ['50', '99', '100'] },
     doc: 'How late timers ran in the last ten seconds or more; high values mean that this process lacks CPU.',
   },
   residentBytes: {

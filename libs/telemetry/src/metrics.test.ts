@@ -57,7 +57,7 @@ test('queues are read when somebody looks, and bounded', async (t) => {
 test('queues that cannot be read leave the rest standing', async (t) => {
   const metrics = open(t)
   metrics.measureQueues(source(() => Promise.reject(new Error('Redis is away'))))
-  assert.match(await metrics.text(), /sluice_event_loop_delay_seconds\{quantile="0.99"\}/)
+  assert.match(await metrics.text(), /sluice_event_loop_delay_seconds\{percentile="99"\}/)
 })
 
 test('histograms by queue are bounded: what comes after shares one, deleted queues leave', async (t) => {

@@ -62,8 +62,8 @@ export class Metrics {
     this.#eventLoop.enable()
     this.gauge('residentBytes', {}, () => process.memoryUsage.rss())
     this.gauge('heapBytes', {}, () => process.memoryUsage().heapUsed)
-    METRICS.eventLoopDelay.labels.quantile.forEach((quantile, index) => {
-      this.gauge('eventLoopDelay', { quantile }, () => this.#eventLoopSeconds()[index])
+    METRICS.eventLoopDelay.labels.percentile.forEach((percentile, index) => {
+      this.gauge('eventLoopDelay', { percentile }, () => this.#eventLoopSeconds()[index])
     })
   }
 
@@ -207,8 +207,8 @@ export class Metrics {
   #eventLoopSeconds(): readonly number[] {
     const now = performance.now()
     if (now - this.#eventLoopRead.atMs < EVENT_LOOP_WINDOW_MS) return this.#eventLoopRead.seconds
-    const seconds = METRICS.eventLoopDelay.labels.quantile.map((quantile) => {
-      const ns = this.#eventLoop.percentile(Number(quantile) * 100)
+    const seconds = METRICS.eventLoopDelay.labels.percentile.map((percentile) => {
+      const ns = this.#eventLoop.percentile(Number(percentile))
       // A timer in time counts its whole interval.
       return Math.max(ns - EVENT_LOOP_RESOLUTION_MS * 1e6, 0) / 1e9
     })
