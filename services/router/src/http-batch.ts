@@ -140,7 +140,7 @@ async function checkExchange(deps: Deps, grants: Grants, exchange: string): Prom
   if (!table.exchange(vhost, exchange)) {
     throw new BrokerError('exchange_not_found', `There is no exchange ${JSON.stringify(exchange)}.`)
   }
-  requirePublish(table, grants, { exchange, routingKey: '', furtherKeys: [] })
+  requirePublish(table, grants, { exchange })
 }
 
 async function readArray(

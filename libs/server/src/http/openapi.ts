@@ -58,6 +58,7 @@ function operation(route: Route, schemas: Json): Json {
     summary,
     ...(description && { description }),
     ...(needs === 'nothing' && { security: [] }),
+    'x-needs': needs,
     ...(parameters.length > 0 && { parameters }),
     ...(body && { requestBody: requestBody(body, schemas) }),
     responses: responses(route, schemas),
