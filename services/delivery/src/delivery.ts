@@ -9,6 +9,7 @@ import { deadLetterRoutes } from './http-dead-letters.ts'
 import { messageRoutes } from './http-messages.ts'
 import { pullRoutes } from './http-pull.ts'
 import { Guard } from './push/guard.ts'
+import { subscriptionRoutes } from './push/http-subscriptions.ts'
 import { Pumps } from './push/pumps.ts'
 import { WebSocketDoor } from './ws/listen.ts'
 
@@ -20,7 +21,16 @@ export function delivery(deps: Deps, config: Config): Service {
   const pumps = new Pumps(deps, feeds, guard)
   return {
     name: 'delivery',
-    routes: [...pullRoutes(deps), ...messageRoutes(deps), ...deadLetterRoutes(deps)],
+    routes: [
+      ...pullRoutes(deps),
+      ...messageRoutes(deps),
+      ...deadLetterRoutes(deps),
+      ...subscriptionRoutes({
+        topology: deps.topology,
+        guard,
+        stateOf: (vhost, name) => pumps.state(vhost, name),
+      }),
+    ],
     loops: [feeds.behind([loop, (signal) => webSocket.run(signal), (signal) => pumps.run(signal)])],
     doors,
     upgrades: [...upgrades, webSocket.upgrade],
