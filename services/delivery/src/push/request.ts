@@ -6,19 +6,11 @@
  */
 import { hash } from 'node:crypto'
 import type { FieldValue, Properties } from '@sluice/amqp'
-import { DEFAULT_VHOST } from '@sluice/core'
 import { type WebhookSigner, webhookSigner } from '@sluice/security'
+import { type CloudEvent, EVENT_TYPE, eventHeaders, eventJson } from '@sluice/server'
 import type { MessageRecord } from '@sluice/store'
 import { type HttpRequest, readRequest } from '@sluice/topology'
-import { readProperties, valueJson } from '../message-json.ts'
-import {
-  binaryEvent,
-  type Content,
-  isEventHeader,
-  percentEncoded,
-  plain,
-  structuredEvent,
-} from './cloud-event.ts'
+import { readProperties, storedEvent, valueJson } from '../message-json.ts'
 import { replayedHeaders, replayedPath } from './replay.ts'
 import type { Subscription } from './subscription.ts'
 
@@ -59,7 +51,19 @@ const PROPERTY_HEADERS: readonly (readonly [keyof Properties, string])[] = [
   ['expiration', 'Sluice-Ttl'],
 ]
 
+/** Headers of a stored event that are its attributes, and the type of one that is stored whole. */
+const ATTRIBUTE = /^cloudEvents[:_]/
+const STRUCTURED = /^application\/cloudevents\+json\s*(?:;|$)/i
+
 const NOTHING = Buffer.alloc(0)
+
+/** What a form makes of a message's body, and the headers that go with it. */
+interface Content {
+  readonly contentType: string | undefined
+  readonly contentEncoding: string | undefined
+  readonly headers: readonly string[]
+  readonly body: Buffer
+}
 
 export class RequestWriter {
   readonly #subscription: Subscription
@@ -68,8 +72,8 @@ export class RequestWriter {
   /** What configured headers say for messages that have none. */
   readonly #contentType: string | undefined
   readonly #named: readonly string[]
-  readonly #place: string
-  readonly #source: string
+  readonly #place: { readonly vhost: string; readonly queue: string }
+  readonly #idPrefix: string
   readonly #sign: WebhookSigner | undefined
 
   constructor(vhost: string, name: string, subscription: Subscription) {
@@ -83,8 +87,8 @@ export class RequestWriter {
     this.#contentType = configured.find(isType)?.[1]
     const agent = configured.some(([header]) => header.toLowerCase() === 'user-agent')
     this.#named = [...(agent ? [] : ['User-Agent', 'Sluice']), 'Sluice-Subscription', onWire(name)]
-    this.#place = `${encodeURIComponent(vhost)}/${encodeURIComponent(queue)}/`
-    this.#source = sourceOf(vhost, queue)
+    this.#place = { vhost, queue }
+    this.#idPrefix = `${encodeURIComponent(vhost)}/${encodeURIComponent(queue)}/`
     this.#sign = signing && webhookSigner(signing.scheme, signing.keys)
   }
 
@@ -96,8 +100,8 @@ export class RequestWriter {
     const replayed = this.#subscription.replay ? readRequest(properties.headers) : undefined
     if (replayed !== undefined) return this.#replay(replayed, message, nowMs)
     // Messages of two queues may have the same ref, and their endpoint may be one.
-    const id = `msg_${hash('sha256', this.#place + message.id, 'base64url').slice(0, ID_LENGTH)}`
-    const content = this.#content(id, record, properties)
+    const id = `msg_${hash('sha256', this.#idPrefix + message.id, 'base64url').slice(0, ID_LENGTH)}`
+    const content = this.#content(message, properties)
     const body = endpoint.method === 'GET' ? NOTHING : content.body
     const headers = [...this.#own, ...this.#named, 'webhook-id', id]
     headers.push('Sluice-Delivery-Count', String(deliveryCount))
@@ -134,20 +138,39 @@ export class RequestWriter {
     headers.push('webhook-signature', this.#sign(id, timestampS, body))
   }
 
-  #content(id: string, record: MessageRecord, properties: Properties): Content {
+  #content({ id, record }: PushMessage, properties: Properties): Content {
     const { body: form } = this.#subscription
-    const { body } = record
-    if (form === 'raw') return plain(properties, body)
-    const defaults = { id, source: this.#source, timeMs: record.timeMs }
-    const make = form === 'cloudevents-binary' ? binaryEvent : structuredEvent
-    return make(properties, body, defaults)
+    const { contentType, contentEncoding } = properties
+    const isEvent = contentType !== undefined && STRUCTURED.test(contentType)
+    if (form === 'raw' || (form === 'cloudevents-structured' && isEvent)) {
+      return { contentType, contentEncoding, headers: [], body: record.body }
+    }
+    const event = storedEvent(this.#place, id, record)
+    if (form === 'cloudevents-structured') {
+      const body = structured(event, contentEncoding)
+      return { contentType: EVENT_TYPE, contentEncoding: undefined, headers: [], body }
+    }
+    const { 'Content-Type': type, ...headers } = eventHeaders(event)
+    const body = event.data ?? NOTHING
+    return { contentType: type, contentEncoding, headers: Object.entries(headers).flat(), body }
   }
 }
 
-/** Without the default vhost, whose name would have to be encoded, and in a header once more. */
-function sourceOf(vhost: string, queue: string): string {
-  const above = vhost === DEFAULT_VHOST ? '' : `/vhosts/${encodeURIComponent(vhost)}`
-  return `${above}/queues/${encodeURIComponent(queue)}`
+/** JSON goes in as it came: parsed and written again, its large numbers would be others. */
+function structured(event: CloudEvent, contentEncoding: string | undefined): Buffer {
+  // Of the data and not of the request, so it is an extension of the event.
+  const { data, ...rest } = eventJson(
+    event,
+    contentEncoding ? { contentencoding: contentEncoding } : {},
+  )
+  const head = JSON.stringify(rest)
+  if (data === undefined || event.data === undefined) return Buffer.from(head)
+  const isText = typeof data === 'string' && event.data.equals(Buffer.from(data))
+  return Buffer.concat([
+    Buffer.from(`${head.slice(0, -1)},"data":`),
+    isText ? Buffer.from(JSON.stringify(data)) : event.data,
+    Buffer.from('}'),
+  ])
 }
 
 function pushProperties(headers: string[], record: MessageRecord, properties: Properties): void {
@@ -163,7 +186,7 @@ function pushProperties(headers: string[], record: MessageRecord, properties: Pr
 
 function pushHeaders(headers: string[], { headers: table }: Properties, isEvent: boolean): void {
   for (const name in table) {
-    if (isEvent && isEventHeader(name)) continue
+    if (isEvent && ATTRIBUTE.test(name)) continue
     headers.push(`Sluice-Header-${headerName(name)}`, onWire(headerText(table[name]!)))
   }
 }
@@ -184,4 +207,10 @@ function onWire(value: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: it replaces them
   const safe = percentEncoded(value, /[\x00-\x08\x0a-\x1f\x7f]/g)
   return Buffer.from(safe).toString('latin1')
+}
+
+function percentEncoded(text: string, unsafe: RegExp): string {
+  return text.replace(unsafe, (char) =>
+    Buffer.from(char).toString('hex').toUpperCase().replace(/../g, '%$&'),
+  )
 }
