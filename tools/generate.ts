@@ -17,6 +17,7 @@ const stale: string[] = []
 
 generate('docs/configuration.md', () => renderConfiguration())
 generate('docs/errors.md', () => renderErrors())
+generate('libs/client/src/broker-error-codes.ts', () => renderErrorCodes())
 generate('docs/metrics.md', () => renderMetrics())
 generate('charts/sluice/values.yaml', (text) => {
   const begin = text.indexOf(BEGIN)
@@ -65,6 +66,19 @@ function renderErrors(): string {
     'Try it, with `npm start` running: `curl -i http://127.0.0.1:8080/v1/vhosts` is `unauthenticated`.',
     '',
     'Generated from `libs/core/src/errors.ts` and `tools/error-docs.ts` by `npm run generate`.',
+    '',
+  ].join('\n')
+}
+
+/** The client is published by itself, so it cannot import the list. */
+function renderErrorCodes(): string {
+  return [
+    '/** Refusals of the broker; docs/errors.md says what each means. */',
+    'export const BROKER_ERROR_CODES = [',
+    ...ERROR_CODES.map((code) => `  '${code}',`),
+    '] as const',
+    '',
+    '// Generated from libs/core/src/errors.ts by `npm run generate`.',
     '',
   ].join('\n')
 }

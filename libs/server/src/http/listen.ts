@@ -58,10 +58,13 @@ export async function listenHttp(
     app,
   )
   server.maxConnections = connectionsMax
-  let open = 0
+  const open = new Set<Socket>()
   server.on('connection', (socket: Socket) => {
-    connections(++open)
-    socket.once('close', () => connections(--open))
+    connections(open.add(socket).size)
+    socket.once('close', () => {
+      open.delete(socket)
+      connections(open.size)
+    })
   })
   server.maxHeadersCount = 0 // else the ones past it vanish; their bytes are bounded, app.ts counts
   server.on('checkContinue', app) // body.ts says continue once it wants the body
@@ -78,7 +81,11 @@ export async function listenHttp(
   onAbort(signal, () => {
     setTimeout(() => {
       server.close()
-      const idle = setInterval(() => server.closeIdleConnections(), CLOSE_IDLE_MS)
+      const idle = setInterval(() => {
+        server.closeIdleConnections()
+        // Clients open some before they need them; to Node one without a request is not idle.
+        for (const socket of open) if (socket.bytesRead === 0) socket.destroy()
+      }, CLOSE_IDLE_MS)
       server.on('close', () => clearInterval(idle))
     }, LAST_WORDS_MS)
   })

@@ -85,7 +85,14 @@ export type ClientFrame =
   | z.output<typeof Ping>
 
 export type BrokerFrame =
-  | { type: 'opened'; heartbeatMs: number; creditMax: number; messageBytesMax: number }
+  | {
+      type: 'opened'
+      heartbeatMs: number
+      /** A delivery that is neither settled nor extended for this long goes back; 0 = never. */
+      ackTimeoutMs: number
+      creditMax: number
+      messageBytesMax: number
+    }
   | { type: 'consuming'; id: FrameId; consumer: string }
   | { type: 'deliver'; consumer: string; delivery: number; [field: string]: unknown }
   | { type: 'cancelled'; id?: FrameId; consumer: string; problem?: Problem }

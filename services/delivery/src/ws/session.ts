@@ -210,6 +210,7 @@ export class WsSession {
     this.send({
       type: 'opened',
       heartbeatMs: limits.WEBSOCKET_HEARTBEAT_MS,
+      ackTimeoutMs: this.context.ackTimeoutMs,
       creditMax: limits.WEBSOCKET_CREDIT_MAX,
       messageBytesMax: this.context.messageBytesMax,
     })
