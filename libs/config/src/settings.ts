@@ -168,6 +168,17 @@ export const SETTINGS = {
     schema: z.string().default(''),
     doc: 'What scopes for this broker begin with, as in `sluice.read:%2F/*`; others are ignored.',
   },
+  auditKey: {
+    env: 'SLUICE_AUDIT_KEY',
+    schema: z.string().min(16).max(256).optional(),
+    doc: 'Key of the audit log’s hashes; the same in every process. Without it, whoever can write to Redis can write the log anew.',
+    secret: true,
+  },
+  auditEntriesMax: {
+    env: 'SLUICE_AUDIT_ENTRIES_MAX',
+    schema: int(1_000, 10_000_000, 100_000),
+    doc: 'Entries that the audit log keeps, some 400 bytes each; the oldest go first.',
+  },
   fsync: {
     env: 'SLUICE_FSYNC',
     schema: z.enum(['everysec', 'always']).default('everysec'),

@@ -9,6 +9,12 @@ export {
   PERMITS_LEASE_MS,
 } from './budget.ts'
 export {
+  type AuditEntry,
+  type AuditEvent,
+  AuditLog,
+  type Verdict,
+} from './audit-log.ts'
+export {
   type Changes,
   COMMIT_CHANGES_MAX,
   type Commit,

@@ -3,6 +3,9 @@
 /** Topology keys start with this: one hash slot. */
 export const TOPOLOGY_BASE = 'sluice:{topology}:'
 
+/** Keys of the audit log: one hash slot. */
+export const AUDIT_BASE = 'sluice:{audit}:'
+
 /** Slots (processes) and their heartbeats: one hash slot. */
 export const SLOTS_BASE = 'sluice:{slots}:'
 
