@@ -54,6 +54,19 @@ test('no. 56: a missing exchange is 404 and returns nothing; internal comes befo
   )
 })
 
+test('what is asked right behind a publish finds it in the queue, without confirms', async (t) => {
+  const { client } = await withAmqp(t)
+  const peer = await client()
+  await peer.queue('q')
+  for (let round = 0; round < 50; round++) {
+    peer.publish(1, 'amq.direct', 'nobody', 'x')
+    for (const body of ['1', '2', '3']) peer.publish(1, '', 'q', body)
+    assert.equal(await peer.get('q'), '1')
+    const purge = { name: 'queue.purge', queue: 'q', noWait: false } as const
+    assert.equal((await peer.call(1, purge, 'queue.purge-ok')).messageCount, 2)
+  }
+})
+
 test('no. 57: confirms count from 1, cover each publish once and never one too many', async (t) => {
   const { client } = await withAmqp(t)
   const peer = await client()

@@ -1,9 +1,9 @@
 /** Settling and what comes back, over a real broker: behaviours 70 and 72 to 74 of docs/amqp.md. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { decodeProperties } from '@sluice/amqp'
+import { type ClientMethod, decodeProperties, encodeMethod } from '@sluice/amqp'
 import { waitFor } from '@sluice/testkit'
-import { type AmqpBroker, type AmqpClient, withAmqp } from '../support/amqp-broker.ts'
+import { type AmqpBroker, type AmqpClient, declareQueue, withAmqp } from '../support/amqp-broker.ts'
 import {
   ack,
   cancel,
@@ -147,6 +147,44 @@ test('no. 72: several at once go back in their order, or to the dead letters', a
   await counts(broker, 'q', 4, 0)
   await consuming(peer, 'q')
   assert.deepEqual(await deliveries(peer, 4), ['1!', '2!', '3!', '6!'])
+})
+
+test('no. 72: what is asked right behind a requeue finds it in the queue', async (t) => {
+  const broker = await withAmqp(t)
+  const peer = await withNumbers(broker, 3)
+  const inOne = (...methods: ClientMethod[]) =>
+    peer.send(Buffer.concat(methods.map((method) => encodeMethod(1, method))))
+  const bodies: string[] = []
+  inOne(get('q'), get('q'), get('q'))
+  for (let round = 1; round <= 6; round++) {
+    let last = 0
+    for (const _ of [1, 2, 3]) {
+      const { body, method } = await peer.message('basic.get-ok', 1)
+      bodies.push(body.toString())
+      last = method.deliveryTag
+    }
+    const again = [get('q'), get('q'), get('q')]
+    inOne(nack(last, true, true), ...(round < 6 ? again : []))
+  }
+  assert.equal(bodies.join(''), '123'.repeat(6))
+  const passive = declareQueue('q', { passive: true })
+  assert.equal((await peer.call(1, passive, 'queue.declare-ok')).messageCount, 3)
+})
+
+test('no. 74: close-ok says that what was held is back in its queue', async (t) => {
+  const broker = await withAmqp(t)
+  const peer = await withNumbers(broker, 1)
+  const close = { replyCode: 200, replyText: '', classId: 0, methodId: 0 }
+  for (let round = 0; round < 3; round++) {
+    await peer.openChannel(2)
+    peer.method(2, get('q'))
+    await peer.message('basic.get-ok', 2)
+    await peer.call(2, { name: 'channel.close', ...close }, 'channel.close-ok')
+    const other = await broker.client()
+    other.method(1, get('q'))
+    assert.equal((await other.message('basic.get-ok', 1)).method.redelivered, true)
+    await other.call(0, { name: 'connection.close', ...close }, 'connection.close-ok')
+  }
 })
 
 test('no. 73: recover requeues all of the channel, and without requeue it is 540', async (t) => {

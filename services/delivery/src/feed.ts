@@ -137,6 +137,11 @@ export class Feed {
     this.#holding.giveBack(delivery, how)
   }
 
+  /** Tells Redis at once of what was settled and given back; resolves when that is done. */
+  flush(): Promise<void> {
+    return this.#holding.flush()
+  }
+
   /** Waits until Redis has been told of every settlement. */
   settled(): Promise<void> {
     return this.#holding.settled()

@@ -46,6 +46,8 @@ export class Holding {
   readonly #half = new Set<HeldBatch>()
   #halfTimer: NodeJS.Timeout | undefined
   #scheduled = false
+  /** The latest call; those before it are done when it is. */
+  #telling: Promise<void> = Promise.resolve()
   #taking = 0
   #sending = 0
 
@@ -129,6 +131,15 @@ export class Holding {
     this.#schedule()
   }
 
+  /**
+   * Tells Redis at once of what has ended, so that whatever is asked next sees it. Resolves when
+   * that is done; also when Redis is away, since it is told again by itself.
+   */
+  async flush(): Promise<void> {
+    if (!this.#lost) this.#telling = this.#tell().catch((error) => this.#failed(error))
+    await this.#telling
+  }
+
   /** Waits until Redis has been told of every settlement. */
   async settled(): Promise<void> {
     while (!this.#told) await sleep(LOOK_MS)
@@ -197,7 +208,7 @@ export class Holding {
     this.#scheduled = true
     setImmediate(() => {
       this.#scheduled = false
-      if (!this.#lost) this.#tell().catch((error) => this.#failed(error))
+      if (!this.#lost) this.#telling = this.#tell().catch((error) => this.#failed(error))
       this.#feed.look()
       this.#feed.rest()
     })

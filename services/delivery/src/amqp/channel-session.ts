@@ -143,7 +143,9 @@ export class ChannelSession implements ChannelHandler {
     })
   }
 
+  /** What goes back to a queue is on the same connection to Redis as what asks of the queue next. */
   settled(): Promise<void> | undefined {
+    this.#outstanding.flush().catch(this.session.context.deps.report)
     return this.#publishing.settled()
   }
 
@@ -151,9 +153,9 @@ export class ChannelSession implements ChannelHandler {
     this.#ended()
     const forgotten = this.#consuming.close()
     this.#transaction?.rollback()
-    this.#outstanding.close() // 74
+    const returned = this.#outstanding.close() // 74
     this.#publishing.close()
-    await forgotten
+    await Promise.all([forgotten, returned])
   }
 
   async method(method: ChannelMethod): Promise<void> {

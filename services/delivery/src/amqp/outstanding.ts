@@ -9,6 +9,7 @@
  * of the channel, which stamps deliveries with its count.
  */
 import { AmqpError, REPLY_CODES, Unacked } from '@sluice/amqp'
+import type { Feed } from '../feed.ts'
 import type { Delivery, GiveBack } from '../handing.ts'
 import type { AmqpConsumer } from './consumer.ts'
 
@@ -38,6 +39,8 @@ export class Outstanding {
   readonly #timedOut: () => void
   readonly #unacked = new Unacked<Held>()
   readonly #late = new Set<number>()
+  /** Where something went back to since it was last seen to that. */
+  readonly #gaveBack = new Set<Feed>()
   #stamp = 0
   #timer: NodeJS.Timeout | undefined
   /** Deliveries to consumers that no settlement has taken effect for: what prefetch counts. */
@@ -86,8 +89,20 @@ export class Outstanding {
       consumer.outstanding--
       this.consumed--
     }
-    if (how === 'ack') delivery.feed.ack(delivery)
-    else delivery.feed.giveBack(delivery, how)
+    const { feed } = delivery
+    if (how === 'ack') {
+      feed.ack(delivery)
+    } else {
+      feed.giveBack(delivery, how)
+      this.#gaveBack.add(feed)
+    }
+  }
+
+  /** Sends what went back on its way at once; resolves when it is in its queue. */
+  async flush(): Promise<void> {
+    const feeds = [...this.#gaveBack]
+    this.#gaveBack.clear()
+    await Promise.all(feeds.map((feed) => feed.flush()))
   }
 
   /** Everything goes back, in order: each finds its old position (73, 74). */
@@ -95,9 +110,11 @@ export class Outstanding {
     this.#unacked.take(0, true, (held) => this.end(held, REQUEUED))
   }
 
-  close(): void {
+  /** Resolves when everything is back in its queue. */
+  close(): Promise<void> {
     this.giveBack()
     clearInterval(this.#timer)
+    return this.flush()
   }
 
   #look(): void {
