@@ -1,4 +1,4 @@
-/** Metrics as a scraper meets them: names, labels and figures of a broker that has done something. */
+/** Metrics as a scraper meets them: names, labels and figures of a broker that has worked. */
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { type TestContext, test } from 'node:test'
@@ -119,7 +119,8 @@ const OVERVIEW = `
   global_messages_received_total global_messages_confirmed_total global_messages_routed_total
   global_messages_received_confirm_total global_messages_unroutable_dropped_total
   global_messages_unroutable_returned_total global_messages_redelivered_total
-  global_messages_delivered_consume_manual_ack_total global_messages_delivered_consume_auto_ack_total
+  global_messages_delivered_consume_manual_ack_total
+  global_messages_delivered_consume_auto_ack_total
   global_messages_delivered_get_manual_ack_total global_messages_delivered_get_auto_ack_total
   global_messages_get_empty_total global_messages_acknowledged_total queues_declared_total
   queues_created_total queues_deleted_total channels_opened_total channels_closed_total

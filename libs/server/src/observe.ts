@@ -13,7 +13,7 @@ import {
 } from '@sluice/telemetry'
 import type { QueueEntry, Topology } from '@sluice/topology'
 
-/** A last export may take so long; a collector that is away does not hold up a process that stops. */
+/** For a last export: a collector that is away does not hold up a process that stops. */
 const CLOSE_MS_MAX = 2_000
 const WATCH_MS = 1_000
 /** Queues read at once: a look must not fill the connection that settlements go through. */
@@ -67,7 +67,7 @@ async function readQueue({ vhost, definition, store }: QueueEntry): Promise<Queu
   return { ...stats, vhost, queue: definition.name, oldestMs }
 }
 
-/** Looks each second; a line when Redis goes or comes, and when a promise breaks or is kept again. */
+/** Looks each second; a line when Redis goes or comes, and when a promise breaks or holds again. */
 export function watchStore(store: Store, log: Logger): () => void {
   let reachable = true
   let broken: readonly string[] = []

@@ -345,29 +345,33 @@ Generated from \`libs/telemetry/src/metric-list.ts\` by \`npm run generate\`.
 
 const INTRODUCTION = `# Metrics
 
-\`GET /metrics\` answers in Prometheus’s text format and needs the credential, as a Bearer token or as Basic.
-Each process counts what it did itself: sum over processes. What begins with \`sluice_queue_\` or
-\`sluice_redis_\` comes from Redis and is the same whoever is asked: take the maximum.
+\`GET /metrics\` answers in Prometheus’s text format and needs a credential with the tag
+\`monitoring\`. Each process counts what it did itself: sum over processes. What begins with
+\`sluice_queue_\` or \`sluice_redis_\` comes from Redis and is the same whoever is asked: take the
+maximum.
 
 \`\`\`sh
 curl -fsS -u "$AUTH" $SLUICE/metrics | grep '^sluice_redis_up 1'
 \`\`\`
 
-**Bounds.** The first ${QUEUES_MEASURED_MAX} queues by name have series of their own, in the order of their vhosts. Histograms and
-counters that a process keeps by queue have the first ${QUEUES_MEASURED_MAX} that it met and that still exist; what comes
-after is summed up under \`queue="(others)"\`. No label holds a routing key, a user, a connection or a message.
-With \`SLUICE_QUEUE_HISTOGRAMS=false\` the histograms by queue are not kept.
+**Bounds.** The first ${QUEUES_MEASURED_MAX} queues by name have series of their own, vhost by
+vhost. Histograms and counters that a process keeps by queue have the first
+${QUEUES_MEASURED_MAX} that it met and that still exist; what comes after is summed up under
+\`queue="(others)"\`. No label holds a routing key, a user, a connection or a message. With
+\`SLUICE_QUEUE_HISTOGRAMS=false\` the histograms by queue are not kept.
 
-**RabbitMQ’s names.** \`GET /metrics/rabbitmq\` answers with the names that the \`rabbitmq_prometheus\` plugin has,
-summed over all queues as its \`/metrics\` does; \`/metrics/rabbitmq/per-object\` has them by queue. Its Grafana
-dashboards and alerts work with it. Totals of queues are told by one process of those that share a Redis, so
-that sums over processes are right: scrape all of them. They are over the first ${QUEUES_SUMMED_MAX} queues; memory is
-that of Redis, the disk and file descriptors are not known and never run out.
+**RabbitMQ’s names.** \`GET /metrics/rabbitmq\` answers with the names that the
+\`rabbitmq_prometheus\` plugin has, summed over all queues as its \`/metrics\` does;
+\`/metrics/rabbitmq/per-object\` has them by queue. Its Grafana dashboards and alerts work with it.
+Totals of queues are told by one process of those that share a Redis, so that sums over processes
+are right: scrape all of them. They are over the first ${QUEUES_SUMMED_MAX} queues; memory is that of
+Redis, the disk and file descriptors are not known and never run out.
 
 \`\`\`sh
 curl -fsS -u "$AUTH" $SLUICE/metrics/rabbitmq | grep '^rabbitmq_queues'
 \`\`\`
 
-**OTLP.** With \`OTEL_EXPORTER_OTLP_ENDPOINT\` and \`SLUICE_OTLP_METRICS_MS\` set, all of them are also sent there,
-each so often, cumulative. What to be woken by is in [operating](operating.md#alerts).
+**OTLP.** With \`OTEL_EXPORTER_OTLP_ENDPOINT\` and \`SLUICE_OTLP_METRICS_MS\` set, all of them are
+also sent there, each so often, cumulative. What to be woken by:
+[alerts](operating.md#alerts).
 `

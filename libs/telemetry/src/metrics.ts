@@ -78,7 +78,7 @@ export class Metrics {
     return this.#series(this.#histograms, key, labels as Texts, make)
   }
 
-  /** A value that is asked for when somebody looks; left out while undefined. Returns what ends it. */
+  /** A value asked for when somebody looks; left out while undefined. Returns what ends it. */
   gauge<K extends KeysOf<'gauge'>>(
     key: K,
     labels: Labels<K>,

@@ -34,7 +34,7 @@ interface Sample {
 type Samples = Map<string, { older: Sample; newer: Sample }>
 
 export class QueueFigures {
-  /** Two samples of each queue, WINDOW_MS apart at least: the older one is what is compared with. */
+  /** Two samples of each queue, WINDOW_MS apart at least. */
   #samples: Samples = new Map()
   readonly #now: () => number
 

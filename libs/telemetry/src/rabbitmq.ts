@@ -2,8 +2,8 @@
  * Metrics under the names of the rabbitmq_prometheus plugin, for dashboards and alerts made for it.
  *
  * What a process counts is its own, as a node's is; totals of queues are given by one process of
- * those that share a Redis. What has no counterpart here is 0 where its panels divide or subtract by
- * it, and else left out.
+ * those that share a Redis. What has no counterpart here is 0 where its panels divide or subtract
+ * by it, and else left out.
  */
 import type { Family, Series } from './exposition.ts'
 import type { Metrics } from './metrics.ts'

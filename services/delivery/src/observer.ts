@@ -1,6 +1,7 @@
 /**
- * What a process tells of one queue's deliveries: how long messages waited, how long consumers took,
- * and the spans of those that are traced. Every door hands out through a feed, so each is covered.
+ * What a process tells of one queue's deliveries: how long messages waited, how long consumers
+ * took, and the spans of those that are traced. Every door hands out through a feed, so each is
+ * covered.
  *
  * Hot path: a measured delivery costs two readings of the clock; off, nothing.
  */

@@ -1,9 +1,9 @@
 /**
  * What probes ask a process: is it alive, does it work. Open, since probes carry no credential.
  *
- * Ready means it: a round trip to Redis, shared by all who ask at once so that asking is no load, and
- * every promise kept. A shortage of memory does not count: publishes are refused, but consumers must
- * be let in, or it would never end.
+ * Ready means it: a round trip to Redis, shared by all who ask at once so that asking is no load,
+ * and every promise kept. A shortage of memory does not count: publishes are refused, but consumers
+ * must be let in, or it would never end.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { BrokerError } from '@sluice/core'
