@@ -4,6 +4,7 @@ import { SluiceError } from './errors.ts'
 
 const SECRET_PREFIX = 'whsec_'
 const PUBLIC_PREFIX = 'whpk_'
+const PRIVATE_PREFIX = 'whsk_'
 const SIGNATURES_MAX = 20
 
 /** How a webhook is verified. */
@@ -83,6 +84,7 @@ async function verifier(key: string): Promise<Verifier> {
       verify: (given, signed) => subtle.verify('Ed25519', imported, given, signed),
     }
   }
+  if (key.startsWith(PRIVATE_PREFIX)) throw new TypeError('Verify with the public key, whpk_.')
   const bytes = keyBytes(key.startsWith(SECRET_PREFIX) ? key.slice(SECRET_PREFIX.length) : key)
   const algorithm = { name: 'HMAC', hash: 'SHA-256' }
   const imported = await subtle.importKey('raw', bytes, algorithm, false, ['verify'])
