@@ -364,8 +364,8 @@ ${QUEUES_MEASURED_MAX} that it met and that still exist; what comes after is sum
 \`rabbitmq_prometheus\` plugin has, summed over all queues as its \`/metrics\` does;
 \`/metrics/rabbitmq/per-object\` has them by queue. Its Grafana dashboards and alerts work with it.
 Totals of queues are told by one process of those that share a Redis, so that sums over processes
-are right: scrape all of them. They are over the first ${QUEUES_SUMMED_MAX} queues; memory is that of
-Redis, the disk and file descriptors are not known and never run out.
+are right: scrape all of them. They are over the first ${QUEUES_SUMMED_MAX} queues; memory is
+that of Redis, the disk and file descriptors are not known and never run out.
 
 \`\`\`sh
 curl -fsS -u "$AUTH" $SLUICE/metrics/rabbitmq | grep '^rabbitmq_queues'
