@@ -35,25 +35,44 @@ export async function connectTo(url: string): Promise<Connection> {
 export interface Load {
   /** Answers so far, of any status. */
   readonly count: () => number
-  /** Statuses other than 200, counted. */
+  /** Statuses other than the expected one, counted. */
   readonly wrong: () => number
   stop(): Promise<void>
 }
 
+interface LoadOptions {
+  /** What every answer should be; default 200. */
+  readonly status?: number
+  /** Hears how long each answer took, ms. */
+  readonly took?: (ms: number) => void
+}
+
 /** Sends `request` again and again over `connections` sockets. */
-export async function load(url: string, request: Buffer, connections: number): Promise<Load> {
+export async function load(
+  url: string,
+  request: Buffer,
+  connections: number,
+  { status = 200, took }: LoadOptions = {},
+): Promise<Load> {
   let answers = 0
   let wrong = 0
   let stopping = false
   const sockets = await Promise.all(Array.from({ length: connections }, () => open(url)))
   const ended = sockets.map((socket) => once(socket, 'close'))
   for (const socket of sockets) {
-    onAnswers(socket, (ok) => {
+    let sentMs = performance.now()
+    const answered = (ok: boolean) => {
       answers++
       if (!ok) wrong++
+      if (took !== undefined) {
+        const nowMs = performance.now()
+        took(nowMs - sentMs)
+        sentMs = nowMs
+      }
       if (stopping) socket.end()
       else socket.write(request)
-    })
+    }
+    onAnswers(socket, answered, status)
     socket.on('error', () => {
       wrong++
     })
@@ -76,7 +95,12 @@ async function open(url: string): Promise<Socket> {
 const HEAD_END = Buffer.from('\r\n\r\n')
 
 /** Calls back for each whole answer. */
-function onAnswers(socket: Socket, answered: (ok: boolean, body: Buffer) => void): void {
+function onAnswers(
+  socket: Socket,
+  answered: (ok: boolean, body: Buffer) => void,
+  status = 200,
+): void {
+  const good = `HTTP/1.1 ${status} `
   let rest: Buffer | undefined
   socket.on('data', (chunk: Buffer) => {
     let bytes = rest === undefined ? chunk : Buffer.concat([rest, chunk])
@@ -89,7 +113,7 @@ function onAnswers(socket: Socket, answered: (ok: boolean, body: Buffer) => void
       if (bytes.length < end) break
       const body = bytes.subarray(headEnd + HEAD_END.length, end)
       bytes = bytes.subarray(end)
-      answered(head.startsWith('HTTP/1.1 200'), body)
+      answered(head.startsWith(good), body)
     }
     rest = bytes.length === 0 ? undefined : bytes
   })
