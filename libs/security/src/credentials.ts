@@ -88,6 +88,18 @@ export class Credentials {
     return this.#find(user, password, address)
   }
 
+  /** The name, if it is a user's; '' for any other: somebody may have typed a password there. */
+  known(name: string): string {
+    return name === this.#administrator.name || this.access.user(name) ? name : ''
+  }
+
+  /** The user whom an Authorization header failed to prove; '' where it names none. */
+  claimed(authorization: string | undefined): string {
+    const [, given] = /^basic +(\S{1,1024})$/i.exec(authorization ?? '') ?? []
+    const name = given && Buffer.from(given, 'base64').toString().split(':', 1)[0]
+    return name ? this.known(name) : ''
+  }
+
   /** The user that a certificate names, once the listener has verified it. */
   certified(name: string): Proven {
     if (name === this.#administrator.name) return this.#administrator

@@ -3,11 +3,12 @@ import { setMaxListeners } from 'node:events'
 import { type Config, maskedConfig } from '@sluice/config'
 import type { Report } from '@sluice/core'
 import type { Access, Credentials } from '@sluice/security'
-import { openStore, type Store } from '@sluice/store'
+import { type AuditLog, openStore, type Store } from '@sluice/store'
 import { type Logger, type Metrics, openLog, reportTo, type Tracing } from '@sluice/telemetry'
 import { openTopology, Publisher, type Topology } from '@sluice/topology'
 import { followLogLevel } from './log-level.ts'
 import { measure, openExports, openMetrics, watchStore } from './observe.ts'
+import { openAudit } from './open-audit.ts'
 import { openCredentials } from './open-credentials.ts'
 
 export interface Deps {
@@ -19,6 +20,8 @@ export interface Deps {
   readonly credentials: Credentials
   /** What whoever they prove may do. */
   readonly access: Access
+  /** Who did what, and who was refused. */
+  readonly audit: AuditLog
   readonly store: Store
   readonly topology: Topology
   readonly publisher: Publisher
@@ -70,6 +73,7 @@ export async function openDeps(
     })
     const credentials = await openCredentials(config, { topology, store, report })
     const { access } = credentials
+    const audit = openAudit(config, store, report)
     measure(metrics, store, topology)
     const unfollow = followLogLevel(log, topology, () => Date.now() + store.state.clockAheadMs)
     const unwatch = watchStore(store, log)
@@ -81,6 +85,7 @@ export async function openDeps(
       await exports.close()
       metrics.close()
       await topology.close()
+      await audit.close()
       await store.close()
     }
     const publisher = new Publisher(topology, report, tracing)
@@ -91,6 +96,7 @@ export async function openDeps(
       report,
       credentials,
       access,
+      audit,
       store,
       topology,
       publisher,

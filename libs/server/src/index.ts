@@ -31,6 +31,7 @@ export {
   route,
   sendReply,
 } from './http/route.ts'
+export { openAudit } from './open-audit.ts'
 export {
   type CloudEvent,
   draftEvent,

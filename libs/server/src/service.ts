@@ -149,7 +149,7 @@ async function runServices(
 }
 
 function app(services: readonly Service[], deps: Deps) {
-  const { topology, store, metrics, credentials, report, stopping } = deps
+  const { topology, store, metrics, credentials, audit, report, stopping } = deps
   const health = healthRoutes({
     roundTrip: () => topology.refresh(),
     broken: () => store.broken(),
@@ -160,7 +160,7 @@ function app(services: readonly Service[], deps: Deps) {
     metrics.httpRequest(route, status, seconds)
   const routes = [...services.flatMap(({ routes }) => routes), ...operating]
   return withAreas(
-    httpApp({ routes, credentials, report, stopping, answered }),
+    httpApp({ routes, credentials, audit, report, stopping, answered }),
     services.flatMap(({ areas = [] }) => areas),
     { answered, report, stopping },
   )

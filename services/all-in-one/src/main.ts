@@ -8,6 +8,7 @@ import cluster from 'node:cluster'
 import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { runProcess } from '@sluice/server'
+import { runAudit } from './audit.ts'
 import { SERVICES } from './services.ts'
 import { runWorkers, workerCount } from './workers.ts'
 
@@ -16,6 +17,7 @@ const names = Object.keys(SERVICES)
 const HELP = `sluice: a message broker on Redis Streams
 
   sluice [all | ${names.join(' | ')} ...] [--help] [--version]
+  sluice audit verify [<number>:<hash>]
 
 Runs the services named, all of them unless told. Any number of processes may run each; they share
 nothing but Redis. Settings are environment variables (docs/configuration.md); REDIS_URL is needed.
@@ -35,6 +37,7 @@ async function main(): Promise<number> {
       process.stdout.write(values.help ? HELP : `${version()}\n`)
       return 0
     }
+    if (positionals[0] === 'audit') return await runCommand(positionals.slice(1))
     chosen = choose(positionals)
   } catch (error) {
     process.stderr.write(`sluice: ${(error as Error).message}\n\n${HELP}`)
@@ -45,6 +48,15 @@ async function main(): Promise<number> {
     if (workers > 1 && cluster.isPrimary) await runWorkers(workers)
     else await runProcess(chosen.map((name) => SERVICES[name]!))
     return 0
+  } catch (error) {
+    process.stderr.write(`sluice: ${(error as Error).message}\n`)
+    return 1
+  }
+}
+
+async function runCommand(args: readonly string[]): Promise<number> {
+  try {
+    return await runAudit(args, (line) => process.stdout.write(`${line}\n`))
   } catch (error) {
     process.stderr.write(`sluice: ${(error as Error).message}\n`)
     return 1

@@ -2,6 +2,7 @@
 import type { Config } from '@sluice/config'
 import type { Deps, Service } from '@sluice/server'
 import { apiKeyRoutes } from './http-api-keys.ts'
+import { auditRoute } from './http-audit.ts'
 import { batchRoute } from './http-batch.ts'
 import { publishRoutes } from './http-publish.ts'
 import { queueRoutes } from './http-queues.ts'
@@ -21,6 +22,7 @@ export function router(deps: Deps, config: Config): Service {
       ...queueRoutes(deps),
       ...userRoutes(deps),
       ...apiKeyRoutes(deps),
+      auditRoute(deps),
       ...ingestRoutes(deps),
       requestRoute(deps),
     ],

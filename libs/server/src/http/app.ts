@@ -9,6 +9,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { BrokerError, limits, type Report } from '@sluice/core'
 import type { Credentials, Principal } from '@sluice/security'
 import express, { type Express, type Request, type RequestHandler, type Response } from 'express'
+import { type Audit, isAct, noteRequest } from './audited.ts'
 import { docsRoutes } from './docs.ts'
 import { data } from './headers.ts'
 import { missing, type Needs } from './needs.ts'
@@ -17,10 +18,12 @@ import type { Route } from './route.ts'
 
 export interface AppOptions {
   readonly routes: readonly Route[]
-  readonly credentials: Pick<Credentials, 'authenticate' | 'access'>
+  readonly credentials: Pick<Credentials, 'authenticate' | 'access' | 'claimed'>
   readonly report: Report
   /** Hears of each request once it was answered or given up: its route as declared, its time. */
   readonly answered?: (route: string, status: number, seconds: number) => void
+  /** Hears of acts, and of whoever is refused. */
+  readonly audit?: Audit
   /** Once aborted, everything is refused with draining. */
   readonly stopping?: AbortSignal
 }
@@ -38,8 +41,10 @@ export function httpApp(options: AppOptions): Express {
   const hot = routes.filter((route) => route.hot)
   for (const route of [...hot, ...routes.filter((route) => !route.hot)]) {
     const label = `${route.method.toUpperCase()} ${route.path}`
+    const act = isAct(route)
     const serve: RequestHandler = (req, res) => {
       res.locals['route'] = label
+      res.locals['act'] = act
       if (route.needs !== 'nothing') admit(options.credentials, route.needs, req, res)
       return route.serve(req, res)
     }
@@ -81,18 +86,17 @@ export function measure(req: IncomingMessage, res: ServerResponse): void {
 }
 
 function guard(
-  { credentials, answered, stopping }: AppOptions,
+  { credentials, answered, audit, stopping }: AppOptions,
   isOpen: (path: string) => boolean,
 ): RequestHandler {
   return (req, res, next) => {
     res.locals['stopping'] = stopping
-    if (answered !== undefined) {
-      const start = performance.now()
-      res.on('close', () => {
-        const seconds = (performance.now() - start) / 1_000
-        answered((res.locals['route'] as string | undefined) ?? 'none', res.statusCode, seconds)
-      })
-    }
+    const start = performance.now()
+    res.on('close', () => {
+      const seconds = (performance.now() - start) / 1_000
+      answered?.((res.locals['route'] as string | undefined) ?? 'none', res.statusCode, seconds)
+      if (audit !== undefined && res.writableEnded) noteRequest(audit, credentials, req, res)
+    })
     measure(req, res)
     if (isOpen(req.path)) return next()
 

@@ -12,7 +12,13 @@ import {
   REPLY_CODES,
 } from '@sluice/amqp'
 import { BrokerError } from '@sluice/core'
-import type { Grants, Operation, Principal, Resource } from '@sluice/security'
+import {
+  describePrincipal,
+  type Grants,
+  type Operation,
+  type Principal,
+  type Resource,
+} from '@sluice/security'
 import type { Deps } from '@sluice/server'
 import type { QueueEntry } from '@sluice/topology'
 import type { Feeds } from '../feeds.ts'
@@ -85,6 +91,11 @@ export class Session implements ConnectionHandler {
 
   async authenticate(credentials: Credentials): Promise<boolean> {
     this.#principal = await this.#prove(credentials)
+    if (this.#principal === undefined) {
+      const claimed = 'user' in credentials ? credentials.user : (this.#peer.certified ?? '')
+      const who = this.context.deps.credentials.known(claimed)
+      this.#note(who, 'login over AMQP', 'refused')
+    }
     return this.#principal !== undefined
   }
 
@@ -127,7 +138,10 @@ export class Session implements ConnectionHandler {
   /** Lets a principal into the vhost, and follows what it may do there. Throws AmqpError 530. */
   #admit(principal: Principal): void {
     const { access } = this.context.deps
-    if (!access.enters(principal, this.vhost)) throw notAllowed(this.#noEntry)
+    if (!access.enters(principal, this.vhost)) {
+      this.#note(describePrincipal(principal), `enter vhost '${this.vhost}'`, 'refused')
+      throw notAllowed(this.#noEntry)
+    }
     this.#unfollow()
     this.#principal = principal
     this.#grants = access.grants(principal, this.vhost)
@@ -154,7 +168,26 @@ export class Session implements ConnectionHandler {
   /** 84: throws 403 unless the user may do this. Not for every message. */
   require(operation: Operation, resource: Resource, routingKey?: string): void {
     const why = this.grants.refusal(operation, resource, routingKey)
-    if (why !== undefined) throw refused(why)
+    if (why === undefined) return
+    this.#note(
+      describePrincipal(this.principal),
+      `${operation} ${this.#named(resource)}`,
+      'refused',
+    )
+    throw refused(why)
+  }
+
+  /** For the audit log: something was declared, deleted, bound or purged. */
+  acted(method: string, resource: Resource): void {
+    this.#note(describePrincipal(this.principal), `${method} ${this.#named(resource)}`, 'done')
+  }
+
+  #named({ kind, name }: Resource): string {
+    return `${kind} '${name}' in vhost '${this.vhost}'`
+  }
+
+  #note(who: string, what: string, outcome: string): void {
+    this.context.deps.audit.note({ who, from: this.#peer.address, what, outcome })
   }
 
   channel(channel: Channel): ChannelHandler {

@@ -44,7 +44,7 @@ export async function declareExchange(
   if (!EXCHANGE_TYPES.includes(type as ExchangeType)) {
     throw precondition(`unknown exchange type '${type}'`) // 32
   }
-  const { tolerated } = await topology.declareExchange(session.vhost, {
+  const { created, tolerated } = await topology.declareExchange(session.vhost, {
     name,
     type: type as ExchangeType,
     durable,
@@ -52,6 +52,7 @@ export async function declareExchange(
     internal,
     arguments: toArguments(method.arguments),
   })
+  if (created) session.acted(method.name, { kind: 'exchange', name })
   noteTolerated(session, tolerated)
 }
 
@@ -66,7 +67,9 @@ export async function deleteExchange(
   if (name.startsWith(RESERVED_PREFIX)) {
     throw refused(`deletion of system exchange '${name}' in vhost '${vhost}' not allowed`) // 30
   }
-  await session.context.deps.topology.deleteExchange(vhost, name, { ifUnused })
+  const { topology } = session.context.deps
+  const { deleted } = await topology.deleteExchange(vhost, name, { ifUnused })
+  if (deleted) session.acted('exchange.delete', { kind: 'exchange', name })
 }
 
 export async function bindExchange(
@@ -86,8 +89,11 @@ export async function bindExchange(
     routingKey,
     arguments: toArguments(method.arguments),
   }
-  if (method.name === 'exchange.bind') await topology.bind(session.vhost, binding)
-  else await topology.unbind(session.vhost, binding)
+  const changed =
+    method.name === 'exchange.bind'
+      ? (await topology.bind(session.vhost, binding)).created
+      : (await topology.unbind(session.vhost, binding)).deleted
+  if (changed) session.acted(method.name, { kind: 'exchange', name: destination })
 }
 
 /** Creates the queue or finds it; 40-44, 46. */
@@ -133,13 +139,14 @@ async function declare(
     // 44: an exclusive queue declared again as shared, or the other way round.
     if ((known.definition.exclusive !== '') !== method.exclusive) throw notSame(session, name)
   }
-  const { definition, tolerated } = await topology.declareQueue(vhost, {
+  const { definition, created, tolerated } = await topology.declareQueue(vhost, {
     name: asked,
     durable: method.durable && !method.exclusive, // 46
     autoDelete: method.autoDelete,
     exclusive: method.exclusive ? id : '',
     arguments: toArguments(args),
   })
+  if (created) session.acted('queue.declare', { kind: 'queue', name: definition.name })
   noteTolerated(session, tolerated)
   return session.queue(definition.name)
 }
@@ -191,16 +198,20 @@ export async function bindQueue(
     arguments: toArguments(method.arguments),
   }
   if (method.name === 'queue.unbind') {
-    await topology.unbind(vhost, binding) // 51: a missing one is no error
+    const { deleted } = await topology.unbind(vhost, binding) // 51: a missing one is no error
+    if (deleted) session.acted('queue.unbind', { kind: 'queue', name: queue })
     return
   }
   await session.queue(queue)
-  await topology.bind(vhost, binding)
+  const { created } = await topology.bind(vhost, binding)
+  if (created) session.acted('queue.bind', { kind: 'queue', name: queue })
 }
 
 export async function purgeQueue(session: Session, queue: string): Promise<number> {
   session.require('read', { kind: 'queue', name: queue })
-  return (await session.queue(queue)).store.purge()
+  const purged = await (await session.queue(queue)).store.purge()
+  session.acted('queue.purge', { kind: 'queue', name: queue })
+  return purged
 }
 
 /** 49: deleting a queue that is not there succeeds. */
@@ -216,6 +227,7 @@ export async function deleteQueue(
   if (!entry) return 0
   session.checkAccess(entry)
   const { messages } = await topology.deleteQueue(session.vhost, queue, { ifUnused, ifEmpty })
+  session.acted('queue.delete', { kind: 'queue', name: queue })
   session.disown(queue)
   return messages
 }
