@@ -11,11 +11,12 @@
  * With ordering keys the queue hands out one message of a key at a time and keeps the key while a
  * retry waits, so order needs nothing here.
  */
-import { BrokerError, type Report, retryDelayMs } from '@sluice/core'
+import { BrokerError, limits, type Report, retryDelayMs } from '@sluice/core'
 import { type Budget, type BudgetLimits, failureOf, type Loan } from '@sluice/store'
 import type { QueueEntry } from '@sluice/topology'
 import type { Feeds } from '../feeds.ts'
 import type { Consumer, Delivery } from '../handing.ts'
+import { traceOf } from '../observer.ts'
 import { Allowance } from './allowance.ts'
 import { Concurrency } from './concurrency.ts'
 import { Health } from './health.ts'
@@ -85,6 +86,7 @@ interface Held {
 export class Pump implements Consumer {
   readonly priority = 0
   readonly noAck = false
+  readonly ahead = true
   readonly #deps: PumpDeps
   readonly #allowance: Allowance
   readonly #health = new Health()
@@ -169,11 +171,13 @@ export class Pump implements Consumer {
     if (this.#stopped || this.#parked || this.#feed === undefined) return 0
     const { word } = this.#allowance
     if (word !== 'open') return word === 'down' && this.#busy === 0 ? 1 : 0 // to probe with
-    const free = this.#running() - this.#inFlight
+    const ahead = this.#lookAhead()
     const { rate, slots } = this.#allowance
-    if (rate === Number.POSITIVE_INFINITY) return free + this.#lookAhead() - this.#held.length
-    const soon = slots + Math.max(1, Math.ceil((rate * AHEAD_MS) / 1_000))
-    return Math.min(free + this.#lookAhead(), soon) - this.#held.length
+    const lent =
+      rate === Number.POSITIVE_INFINITY ? rate : slots + Math.ceil(rate * (AHEAD_MS / 1_000))
+    const room = Math.min(this.#running() - this.#inFlight + ahead, lent) - this.#held.length
+    // While enough is at hand it waits until a batch fits: splitting one costs ten times as much.
+    return room >= limits.BATCH_RECORDS_MAX || this.#held.length <= ahead / 4 ? room : 0
   }
 
   deliver(delivery: Delivery): void {
@@ -349,9 +353,10 @@ export class Pump implements Consumer {
     this.#inFlight++
     open.inFlight++
     const beganMs = performance.now()
+    delivery.feed.handed(delivery)
     open.endpoint
-      .send({ id, record, deliveryCount }, this.#abort.signal)
-      .then((attempt) => this.#ended(delivery, attempt, beganMs, probe))
+      .send({ id, record, deliveryCount, trace: traceOf(delivery) }, this.#abort.signal)
+      .then((attempt) => this.#ended(delivery, id, attempt, beganMs, probe))
       .catch((error) => {
         this.#deps.report(error)
         delivery.feed.giveBack(delivery, { ...UNSEEN, action: 'due', delayMs: HOLD_MS })
@@ -367,7 +372,7 @@ export class Pump implements Consumer {
       .catch(this.#deps.report)
   }
 
-  #ended(delivery: Delivery, attempt: Attempt, beganMs: number, probe: boolean): void {
+  #ended(delivery: Delivery, id: string, attempt: Attempt, beganMs: number, probe: boolean): void {
     if (this.#abort.signal.aborted && attempt.verdict === 'retry') {
       delivery.feed.giveBack(delivery, UNSEEN) // broken off here, not there
       return
@@ -375,23 +380,17 @@ export class Pump implements Consumer {
     const nowMs = performance.now()
     this.#deps.attempted(attempt)
     const mark = probe || this.#unwell ? '-' : this.#health.mark(attempt, beganMs, nowMs)
-    this.#learn(delivery, attempt, beganMs, nowMs, probe)
+    this.#learn(id, attempt, beganMs, nowMs, probe)
     this.#settle(delivery, attempt, mark)
   }
 
   /** What the attempt tells of the endpoint. */
-  #learn(
-    delivery: Delivery,
-    attempt: Attempt,
-    beganMs: number,
-    nowMs: number,
-    probe: boolean,
-  ): void {
+  #learn(id: string, attempt: Attempt, beganMs: number, nowMs: number, probe: boolean): void {
     const { verdict, pressure, retryAfterMs } = attempt
     const { breaker } = this.#subscription
     if (pressure === 'overload') this.#concurrency.refused(nowMs, beganMs)
     else if (verdict === 'ack') this.#concurrency.answered(nowMs, nowMs - beganMs, this.#inFlight)
-    const is = this.#health.ended(attempt, delivery.id, nowMs, breaker.failures)
+    const is = this.#health.ended(attempt, id, nowMs, breaker.failures)
     if (verdict === 'retry' && retryAfterMs !== undefined) {
       this.#leaveAlone(Math.min(retryAfterMs, RETRY_AFTER_MS_MAX))
     } else if (is === 'busy') {

@@ -4,14 +4,14 @@
  */
 import { onAbort, type Running } from '@sluice/core'
 import type { Deps } from '@sluice/server'
-import { QUEUES_MEASURED_MAX } from '@sluice/telemetry'
+import { type Count, QUEUES_MEASURED_MAX } from '@sluice/telemetry'
 import type { Json, NamedDocument } from '@sluice/topology'
 import type { Feeds } from '../feeds.ts'
 import type { Guard } from './guard.ts'
 import { Pump, type PumpState } from './pump.ts'
 import { answerKeeper } from './replay.ts'
 import { Endpoint } from './send.ts'
-import { Subscription } from './subscription.ts'
+import { Subscription, type Verdict } from './subscription.ts'
 
 /** Changes of the topology within this are looked at together, ms. */
 const FOLLOW_MS = 50
@@ -34,6 +34,7 @@ export class Pumps {
   /** Documents that no version of ours wrote, said once. */
   readonly #strange = new WeakSet<object>()
   readonly #measured = new Set<string>()
+  readonly #attempts: Readonly<Record<Verdict, Count>>
   readonly #closing = new Set<Promise<void>>()
   #timer: NodeJS.Timeout | undefined
 
@@ -41,6 +42,12 @@ export class Pumps {
     this.#deps = deps
     this.#feeds = feeds
     this.#guard = guard
+    const count = (outcome: Verdict) => deps.metrics.count('pushAttempts', { outcome })
+    this.#attempts = {
+      ack: count('ack'),
+      retry: count('retry'),
+      'dead-letter': count('dead-letter'),
+    }
   }
 
   /** Runs until the signal aborts, and what is under way then has ended. */
@@ -120,7 +127,7 @@ export class Pumps {
           }),
         timeOfDayMs: () => Date.now() + store.state.clockAheadMs,
         attempted: ({ verdict }) => {
-          metrics.count('pushAttempts', { outcome: verdict }).value++
+          this.#attempts[verdict].value++
         },
         throttled: (reason) => {
           metrics.count('pushThrottled', { reason }).value++
