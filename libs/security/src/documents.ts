@@ -1,6 +1,7 @@
 /**
- * Users, API keys and permissions as they are kept: documents of the topology, so that every process
- * follows their changes. This file knows their shapes; who may change them is for the routes.
+ * Users, API keys and permissions as they are kept: documents of the topology, so that every
+ * process follows their changes. This file knows their shapes; who may change them is for the
+ * routes.
  */
 import { BrokerError, compilePattern, limits, type Pattern, parseName } from '@sluice/core'
 import { z } from 'zod'

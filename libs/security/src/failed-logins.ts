@@ -1,9 +1,9 @@
 /**
  * How often logins have failed lately, by address and by name, in this process.
  *
- * Each has a bucket that failures empty and time fills again: past it, whoever has not been verified
- * a moment ago is refused without being heard. The tables are bounded; when one is full, whom it has
- * known longest is forgotten.
+ * Each has a bucket that failures fill and time empties: past it, whoever was not verified a moment
+ * ago is refused without being heard. The tables are bounded; when one is full, whom it has known
+ * longest is forgotten.
  */
 import { BrokerError } from '@sluice/core'
 

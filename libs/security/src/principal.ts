@@ -1,8 +1,8 @@
 /** Who is calling, once that is proven, and by what. */
 
 /**
- * What somebody may do besides messages, as RabbitMQ's user tags. Each includes what the ones behind
- * it in `INCLUDES` allow; `impersonator` may publish with the user-id of somebody else.
+ * What somebody may do besides messages, as RabbitMQ's user tags; each includes others (INCLUDES).
+ * `impersonator` may publish with the user-id of somebody else.
  */
 export const TAGS = [
   'administrator',

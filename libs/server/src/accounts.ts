@@ -1,6 +1,6 @@
 /**
- * Users, their permissions and API keys, changed as documents of the topology: every process follows
- * within a second. For whatever door lets an administrator do it; who may is for the door.
+ * Users, their permissions and API keys, changed as documents of the topology: every process
+ * follows within a second. For whatever door lets an administrator do it; who may is for the door.
  */
 import { BrokerError, limits } from '@sluice/core'
 import {
@@ -141,7 +141,7 @@ type KeyOptions = Pick<ApiKeyDocument, 'owner' | 'description' | 'permissions' |
   readonly expiresAt: number | undefined
 }
 
-/** The key itself, which nobody can be told again. Throws not_found for an owner who is not there. */
+/** The key itself, told this once. Throws not_found for an owner who is not there. */
 export async function createApiKey(
   { topology, administrator }: Accounts,
   { permissions, expiresAt, ...options }: KeyOptions,

@@ -64,7 +64,7 @@ const WRITE_EVERY_MS = 200
 const WRITE_MAX = 100
 /** What waits in memory; some 300 bytes each. */
 const WAITING_MAX = 5_000
-/** Refusals of different kinds a second: what is beyond is summed up, or strangers could fill it. */
+/** Refusals of different kinds a second; the rest is summed up, or strangers could fill the log. */
 const REFUSALS_A_SECOND_MAX = 5
 /** Times a write starts again because other processes wrote first. */
 const ATTEMPTS_MAX = 50

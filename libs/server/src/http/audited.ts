@@ -13,7 +13,7 @@ export function isAct({ method, tag }: Pick<Route, 'method' | 'tag'>): boolean {
   return method !== 'get' && !MESSAGE_TAGS.has(tag)
 }
 
-/** Of a request that was answered. Neither its body nor its query is noted: they may hold secrets. */
+/** Of a request that was answered. Its body and query, which may hold secrets, are not noted. */
 export function noteRequest(
   audit: Audit,
   credentials: Pick<Credentials, 'claimed'>,

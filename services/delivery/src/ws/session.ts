@@ -6,7 +6,7 @@
  * what waits for a client that does not read.
  */
 import { BrokerError, limits, retryDelayMs } from '@sluice/core'
-import type { Principal } from '@sluice/security'
+import { describePrincipal, type Principal } from '@sluice/security'
 import { type Deps, type Problem, type PublishCounts, toProblem } from '@sluice/server'
 import { failureOf } from '@sluice/store'
 import type { Count } from '@sluice/telemetry'
@@ -195,11 +195,13 @@ export class WsSession {
     }
     const principal = this.#principal
     if (principal === undefined) {
+      this.#refused(credentials.claimed(authorization), 'login over WebSocket')
       throw new BrokerError('unauthenticated', 'Send a credential: Basic or Bearer.')
     }
     if (!topology.table.hasVhost(vhost)) await topology.refresh()
     const { access } = credentials
     if (!access.enters(principal, vhost) || !topology.table.hasVhost(vhost)) {
+      this.#refused(describePrincipal(principal), `enter vhost '${vhost}'`)
       throw new BrokerError('forbidden', `Access to vhost ${JSON.stringify(vhost)} is refused.`)
     }
     if (this.#state !== 'opening') return // it closed meanwhile
@@ -234,7 +236,15 @@ export class WsSession {
   /** Why the client may not do something; undefined when it may. */
   refusal(operation: 'read' | 'write', kind: 'queue' | 'exchange', name: string, key?: string) {
     const grants = this.context.deps.access.grants(this.#principal!, this.vhost)
-    return grants.refusal(operation, { kind, name }, key)
+    const why = grants.refusal(operation, { kind, name }, key)
+    const what = `${operation} ${kind} '${name}' in vhost '${this.vhost}'`
+    if (why !== undefined) this.#refused(describePrincipal(this.#principal!), what)
+    return why
+  }
+
+  /** For the audit log. */
+  #refused(who: string, what: string): void {
+    this.context.deps.audit.note({ who, from: this.#address, what, outcome: 'refused' })
   }
 
   async #consume(frame: ConsumeFrame): Promise<void> {
