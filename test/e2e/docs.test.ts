@@ -56,7 +56,8 @@ test('the commands of every page work, and print what it says', async (t) => {
     return
   }
   const redis = await privateRedis(t)
-  const { http } = await withBroker(t, { redisUrl: redis.url })
+  const env = { SLUICE_PUSH_ALLOW: '127.0.0.1' } // where the pages' own endpoints are
+  const { http } = await withBroker(t, { redisUrl: redis.url, env })
   const files = pages.map((name) => `docs/${name}`)
   if (existsSync(join(ROOT, 'README.md'))) files.push('README.md')
   for (const file of files) await t.test(file, (t) => runPage(t, file, http))
@@ -73,8 +74,9 @@ async function runPage(t: TestContext, file: string, http: string): Promise<void
     cwd: output,
     env: { ...process.env, OUTPUT: output, SLUICE: http, AUTH: CREDENTIAL },
     stdio: ['ignore', 'ignore', 'pipe'],
+    detached: true, // a group of its own: what a page starts ends with it
   })
-  t.after(() => child.kill('SIGKILL'))
+  t.after(() => endGroup(child.pid!))
   const ended = once(child, 'close')
   const complaints = await text(child.stderr)
   const [code] = await ended
@@ -84,6 +86,14 @@ async function runPage(t: TestContext, file: string, http: string): Promise<void
     const printed = readFileSync(join(output, String(index)), 'utf8')
     const difference = `${file}:${line} says\n${prints.join('\n')}\nand it printed\n${printed}`
     assert.ok(isAsSaid(printed, prints), difference)
+  }
+}
+
+function endGroup(pid: number): void {
+  try {
+    process.kill(-pid, 'SIGKILL')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error // all have ended
   }
 }
 
