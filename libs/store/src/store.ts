@@ -93,6 +93,8 @@ export class Store {
   /** The topology as stored. */
   readonly definitions: Definitions
   readonly jobs: Jobs
+  /** Called when this process was taken for dead: what it held and attached is no more. */
+  readonly onLost = new Set<() => void>()
   /** What became of requests that ingests accepted. */
   readonly requests: Requests
   readonly #options: StoreOptions
@@ -124,7 +126,10 @@ export class Store {
     this.requests = new Requests(writes, work, () => this.slot.name)
     this.slot = new Slot(work, subscriber, options.report, {
       wake: (base) => (this.#queues.get(base) ?? this.requests).wake(base),
-      lost: () => options.report(new Error('this process was away for longer than its heartbeat')),
+      lost: () => {
+        options.report(new Error('this process was away for longer than its heartbeat'))
+        for (const listener of [...this.onLost]) listener()
+      },
     })
     this.#context = {
       work,

@@ -282,6 +282,7 @@ export class Topology {
    * @param ifUnused throws in_use while it has a consumer; leases are none.
    * @param ifEmpty throws not_empty while it holds a message.
    * @param unusedMs >= 0: throws in_use when somebody used it within that time.
+   * @param epoch of the queue that is meant: another of its name stays.
    */
   async deleteQueue(
     vhost: string,
@@ -290,12 +291,15 @@ export class Topology {
       ifEmpty = false,
       ifUnused = false,
       unusedMs = -1,
-    }: { ifUnused?: boolean; ifEmpty?: boolean; unusedMs?: number } = {},
+      epoch,
+    }: { ifUnused?: boolean; ifEmpty?: boolean; unusedMs?: number; epoch?: number } = {},
   ): Promise<{ deleted: boolean; messages: number }> {
     await this.refresh()
     requireVhost(this.#table, vhost)
     const entry = this.#table.queue(vhost, name)
-    if (!entry) return { deleted: false, messages: 0 }
+    if (!entry || (epoch ?? entry.definition.epoch) !== entry.definition.epoch) {
+      return { deleted: false, messages: 0 }
+    }
     if (name === DEAD_LETTER_QUEUE) {
       throw new BrokerError('forbidden', `queue '${name}' goes with its vhost alone`)
     }

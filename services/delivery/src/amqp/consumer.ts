@@ -12,21 +12,19 @@ export class AmqpConsumer implements FeedConsumer {
   readonly id: string
   readonly priority: number
   readonly noAck: boolean
-  readonly feed: Feed
+  /** Where it gets its messages from, while it is active. */
+  feed: Feed | undefined
   readonly #channel: ChannelSession
   /** Most unacknowledged deliveries, 0 = no limit. */
   prefetch: number
   /** Deliveries it has and has not settled. */
   outstanding = 0
-  attached = false
 
   constructor(
     channel: ChannelSession,
-    feed: Feed,
     options: { tag: string; id: string; priority: number; noAck: boolean; prefetch: number },
   ) {
     this.#channel = channel
-    this.feed = feed
     this.tag = options.tag
     this.id = options.id
     this.priority = options.priority

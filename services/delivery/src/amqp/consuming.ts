@@ -1,12 +1,12 @@
 /** basic.consume and basic.cancel on one channel. Numbers are those of docs/amqp.md. */
 import { randomBytes } from 'node:crypto'
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { FieldValue } from '@sluice/amqp'
-import { BrokerError } from '@sluice/core'
+import { BrokerError, type Report } from '@sluice/core'
 import type { QueueStore } from '@sluice/store'
 import type { QueueEntry } from '@sluice/topology'
 import type { ChannelSession } from './channel-session.ts'
 import { AmqpConsumer } from './consumer.ts'
+import { insist } from './insist.ts'
 import { notAllowed, precondition, refused } from './reply.ts'
 import { REPLY_TO } from './reply-to.ts'
 
@@ -16,9 +16,8 @@ const CONSUMERS_MAX = 10_000
 /** How often a consumer that is not the active one asks whether it is: a hint may be lost. */
 const ACTIVE_LOOK_MS = 1_000
 
-/** A consumer that left is forgotten as soon as Redis is back, if that is within ten minutes. */
-const FORGET_ATTEMPTS = 1_200
-const FORGET_EVERY_MS = 500
+/** Tells consumers apart that have the same tag one after the other. */
+let consumersMade = 0
 
 interface Consume {
   readonly queue: string
@@ -49,9 +48,13 @@ export class Consuming {
     this.#channel = channel
   }
 
+  get #report(): Report {
+    return this.#channel.session.context.deps.report
+  }
+
   look(): void {
     for (const { consumer } of this.#consumers.values()) {
-      if (consumer.attached) consumer.feed.look()
+      consumer.feed?.look()
     }
   }
 
@@ -70,20 +73,14 @@ export class Consuming {
     const single = entry.definition.arguments['x-single-active-consumer'] === true
     if (single && exclusive) throw refused('exclusive consumers are not possible on this queue')
     const priority = priorityOf(method.arguments['x-priority'])
-    const id = `${session.id}:${this.#channel.channel.id}:${tag}`
+    const id = `${session.id}:${this.#channel.channel.id}:${++consumersMade}:${tag}`
     const options = { priority, exclusive, single }
-    const attached = await entry.store.attach(id, options)
+    const attached = await this.#register(entry, id, options)
     if (attached.kind === 'exclusive') {
       throw refused(`queue '${queue}' in vhost '${session.vhost}' in exclusive use`) // 65
     }
-    const feed = session.context.feeds.of(entry.store)
-    const consumer = new AmqpConsumer(this.#channel, feed, {
-      tag,
-      id,
-      priority,
-      noAck,
-      prefetch: this.prefetch,
-    })
+    const { prefetch } = this
+    const consumer = new AmqpConsumer(this.#channel, { tag, id, priority, noAck, prefetch })
     const stopAsking = attached.active ? () => {} : this.#waitForTurn(entry, consumer, options)
     const forgotten = () => this.cancelled(consumer)
     entry.store.onForgotten.add(forgotten)
@@ -93,7 +90,20 @@ export class Consuming {
     }
     this.#consumers.set(tag, { consumer, entry, stop })
     if (!method.noWait) this.#channel.channel.send({ name: 'basic.consume-ok', consumerTag: tag })
-    if (attached.active) this.#activate(consumer)
+    if (attached.active) this.#activate(consumer, entry)
+  }
+
+  async #register(
+    entry: QueueEntry,
+    id: string,
+    options: { priority: number; exclusive: boolean; single: boolean },
+  ): ReturnType<QueueStore['attach']> {
+    try {
+      return await entry.store.attach(id, options)
+    } catch (error) {
+      this.#forget(entry, id).catch(this.#report) // it may have happened all the same
+      throw error
+    }
   }
 
   /** 67: an unknown tag is no error; what was delivered stays with the channel. */
@@ -114,8 +124,7 @@ export class Consuming {
     if (registered?.consumer !== consumer) return
     registered.stop()
     this.#consumers.delete(consumer.tag)
-    if (consumer.attached) consumer.feed.detach(consumer)
-    consumer.attached = false
+    this.#leaveFeed(consumer)
     if (channel.connection.capabilities.has('consumer_cancel_notify')) {
       channel.send({ name: 'basic.cancel', consumerTag: consumer.tag, noWait: true })
     }
@@ -129,7 +138,7 @@ export class Consuming {
       if (session.grants.allows('read', 'queue', name)) continue
       if (channel.connection.capabilities.has('consumer_cancel_notify')) {
         this.cancelled(consumer)
-        entry.store.detach(consumer.id).catch(session.context.deps.report)
+        this.#forget(entry, consumer.id).catch(this.#report)
       } else {
         const resource = { kind: 'queue', name } as const
         channel.fail(refused(session.grants.refusal('read', resource) ?? ''), 0)
@@ -153,12 +162,13 @@ export class Consuming {
   }
 
   #leaveFeed(consumer: AmqpConsumer): void {
-    if (consumer.attached) consumer.feed.detach(consumer)
-    consumer.attached = false
+    consumer.feed?.detach(consumer)
+    consumer.feed = undefined
   }
 
-  #activate(consumer: AmqpConsumer): void {
-    consumer.attached = true
+  /** A feed that nobody uses ends: it is looked up when it is used. */
+  #activate(consumer: AmqpConsumer, { store }: QueueEntry): void {
+    consumer.feed = this.#channel.session.context.feeds.of(store)
     consumer.feed.attach(consumer)
   }
 
@@ -166,18 +176,21 @@ export class Consuming {
     stop()
     this.#consumers.delete(tag)
     this.#leaveFeed(consumer)
-    const { session } = this.#channel
-    const { report, topology } = session.context.deps
+    await this.#forget(entry, consumer.id)
+  }
+
+  /** Takes a consumer off its queue, as soon as Redis is there. */
+  async #forget({ store, definition, vhost }: QueueEntry, id: string): Promise<void> {
+    const { topology, stopping } = this.#channel.session.context.deps
+    const { name, epoch, autoDelete } = definition
     try {
-      const left = await forget(entry.store, consumer.id)
-      if (left === 0 && entry.definition.autoDelete) {
-        // 52: its last consumer has left.
-        const { name } = entry.definition
-        await topology.deleteQueue(session.vhost, name, { ifUnused: true })
-      }
+      const left = await insist(stopping, () => store.detach(id))
+      if (left > 0 || !autoDelete) return
+      // 52: its last consumer has left.
+      await insist(stopping, () => topology.deleteQueue(vhost, name, { ifUnused: true, epoch }))
     } catch (error) {
-      // A reaper forgets the consumers of a dead process; the queue may be gone.
-      if (!(error instanceof BrokerError)) report(error)
+      // Reapers do the same for a dead process; the queue may be gone, or in use again.
+      if (!(error instanceof BrokerError)) this.#report(error)
     }
   }
 
@@ -193,7 +206,7 @@ export class Consuming {
         (attached) => {
           if (attached.kind !== 'ok' || !attached.active || stopped) return
           stop()
-          this.#activate(consumer)
+          this.#activate(consumer, entry)
         },
         (error) => {
           if (!(error instanceof BrokerError)) report(error)
@@ -234,20 +247,4 @@ function priorityOf(value: FieldValue | undefined): number {
   const priority = typeof value === 'bigint' ? Number(value) : value
   if (typeof priority === 'number' && Number.isInteger(priority)) return priority
   throw precondition("invalid arg 'x-priority': not an integer")
-}
-
-/**
- * Takes a consumer off its queue; tries again while Redis is away, since one that stays registered
- * would keep an exclusive queue taken, or be the active one for ever.
- */
-async function forget(store: QueueStore, id: string): Promise<number> {
-  for (let left = FORGET_ATTEMPTS; ; left--) {
-    try {
-      return await store.detach(id)
-    } catch (error) {
-      const away = error instanceof BrokerError && error.code === 'store_unavailable'
-      if (!away || left === 0) throw error
-      await sleep(FORGET_EVERY_MS)
-    }
-  }
 }

@@ -30,6 +30,12 @@ const SHUTDOWN = new AmqpError(
   "broker forced connection closure with reason 'shutdown'",
 )
 
+/** What they held went to others, and nobody counts them as consumers any more. */
+const LOST = new AmqpError(
+  REPLY_CODES.connectionForced,
+  "broker forced connection closure with reason 'away for longer than its heartbeat'",
+)
+
 /** The doors of one process, their connections, and the loop that closes them when it stops. */
 export function amqpDoors(
   deps: Deps,
@@ -96,15 +102,24 @@ class AmqpServer {
     await this.#context.replyTo.open()
     const stopped = Promise.withResolvers<void>()
     const alarms = setInterval(() => this.#lookAtAlarms(), ALARMS_LOOK_MS)
+    const { onLost } = this.#context.deps.store
+    const lost = () => this.#closeAll(LOST)
+    onLost.add(lost)
     onAbort(signal, () => {
       clearInterval(alarms)
-      for (const connection of this.#connections) connection.close(SHUTDOWN)
+      onLost.delete(lost)
+      this.#closeAll(SHUTDOWN)
       stopped.resolve()
     })
     const closed = stopped.promise
       .then(() => Promise.all([...this.#connections].map((connection) => connection.closed)))
       .then(() => {})
     return { closed }
+  }
+
+  /** Clients connect again, here or elsewhere. */
+  #closeAll(why: AmqpError): void {
+    for (const connection of this.#connections) connection.close(why)
   }
 
   #lookAtAlarms(): void {

@@ -24,6 +24,7 @@ import type { QueueEntry } from '@sluice/topology'
 import type { Feeds } from '../feeds.ts'
 import { ChannelSession } from './channel-session.ts'
 import type { AmqpCounts } from './counts.ts'
+import { insist } from './insist.ts'
 import { locked, notAllowed, notFound, refused } from './reply.ts'
 import type { ReplyTo } from './reply-to.ts'
 
@@ -64,6 +65,8 @@ export class Session implements ConnectionHandler {
   readonly #channels = new Set<ChannelSession>()
   /** Names of queues that go with this connection. */
   readonly #exclusive = new Set<string>()
+  /** A declare of an exclusive queue failed, and may have happened. */
+  #ownsMore = false
   readonly #peer: Peer
 
   constructor(context: AmqpContext, connection: Connection, peer: Peer) {
@@ -207,13 +210,33 @@ export class Session implements ConnectionHandler {
 
   async closed(): Promise<void> {
     this.#unfollow()
-    const { topology } = this.context.deps
-    for (const name of this.#exclusive) await topology.deleteQueue(this.vhost, name)
+    if (this.#exclusive.size === 0 && !this.#ownsMore) return
+    const { topology, stopping } = this.context.deps
+    await insist(stopping, async () => {
+      await topology.refresh()
+      for (const name of this.#owned()) {
+        // By then somebody else may have a queue of that name.
+        const there = topology.table.queue(this.vhost, name)?.definition
+        if (there?.exclusive !== this.id) continue
+        await topology.deleteQueue(this.vhost, name, { epoch: there.epoch })
+      }
+    })
+  }
+
+  #owned(): Iterable<string> {
+    if (!this.#ownsMore) return this.#exclusive
+    const all = [...this.context.deps.topology.table.queues(this.vhost)]
+    return all.map(({ definition }) => definition.name)
   }
 
   /** The queue goes with this connection. */
   own(name: string): void {
     this.#exclusive.add(name)
+  }
+
+  /** A queue may have been declared that goes with this connection. */
+  mayOwn(): void {
+    this.#ownsMore = true
   }
 
   disown(name: string): void {

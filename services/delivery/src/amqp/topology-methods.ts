@@ -104,8 +104,8 @@ export async function declareQueue(
   const { topology } = session.context.deps
   const name = clean(method.queue)
   const entry = method.passive ? await passive(session, name) : await declare(session, method, name)
-  const { ready, consumers } = await entry.store.stats()
   if (method.exclusive && !method.passive) session.own(entry.definition.name)
+  const { ready, consumers } = await entry.store.stats()
   await topology.refresh()
   return { entry, messages: ready, consumers }
 }
@@ -139,12 +139,16 @@ async function declare(
     // 44: an exclusive queue declared again as shared, or the other way round.
     if ((known.definition.exclusive !== '') !== method.exclusive) throw notSame(session, name)
   }
-  const { definition, created, tolerated } = await topology.declareQueue(vhost, {
+  const declared = topology.declareQueue(vhost, {
     name: asked,
     durable: method.durable && !method.exclusive, // 46
     autoDelete: method.autoDelete,
     exclusive: method.exclusive ? id : '',
     arguments: toArguments(args),
+  })
+  const { definition, created, tolerated } = await declared.catch((error) => {
+    if (method.exclusive) session.mayOwn() // it may have happened all the same
+    throw error
   })
   if (created) session.acted('queue.declare', { kind: 'queue', name: definition.name })
   noteTolerated(session, tolerated)
