@@ -298,29 +298,6 @@ test('no. 12: a heartbeat on a channel is 505', async (t) => {
   }
 })
 
-test('no. 14: an idle server sends heartbeats, and hangs up on a silent client', async (t) => {
-  const { loggedIn } = await withDoor(t)
-  const client = await loggedIn({ heartbeat: 1 })
-  const from = performance.now()
-  assert.equal((await client.next()).kind, 'heartbeat')
-  assert(performance.now() - from < 1_500)
-  await client.hungUp()
-  const took = performance.now() - from
-  assert(took > 1_800 && took < 3_700, `hung up after ${took} ms`)
-})
-
-test('no. 14: any octet counts as a sign of life', async (t) => {
-  const { loggedIn } = await withDoor(t)
-  const client = await loggedIn({ heartbeat: 1 })
-  const halves = rawFrame(8, 0, Buffer.alloc(0))
-  const from = performance.now()
-  for (let at = 0; performance.now() - from < 4_000; at = (at + 1) % halves.length) {
-    client.send(halves.subarray(at, at + 1))
-    await new Promise((resolve) => setTimeout(resolve, 400))
-  }
-  assert.equal(client.socket.closed, false)
-})
-
 test('no. 15: close waits for what was sent before it, then for the handler', async (t) => {
   const order: string[] = []
   let declared = () => {}

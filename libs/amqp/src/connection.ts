@@ -388,8 +388,7 @@ export class Connection {
     this.writer.tune(frameMax)
     this.#state = 'opening'
     this.#heartbeat = startHeartbeat(heartbeatS, this.writer, this.output, {
-      // Whoever is not read cannot be heard.
-      heard: () => (this.#pace.paused ? Number.NaN : this.#received),
+      heard: () => this.#pace.heard(this.#received, this.output.taken),
       silent: () => this.#socket.destroy(),
     })
   }

@@ -8,7 +8,7 @@ const SILENT_MAX = 2
  * Heartbeats both ways: sends one when nothing was sent for half the interval, and calls `silent`
  * after two intervals in which nothing was heard. An interval of 0 means none.
  *
- * @param peer.heard octets received so far; NaN while nobody listens.
+ * @param peer.heard grows while the peer shows life; NaN while it cannot.
  */
 export function startHeartbeat(
   intervalS: number,

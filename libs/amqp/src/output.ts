@@ -53,6 +53,7 @@ export class Output {
   #blocked = false
   #closed = false
   #flushes = 0
+  #taken = 0
 
   /** @param onWritable called when `writable` becomes true again. */
   constructor(socket: Duplex, onWritable: () => void) {
@@ -80,6 +81,11 @@ export class Output {
   /** Writes so far: a heartbeat is due when it stands still. */
   get flushes(): number {
     return this.#flushes
+  }
+
+  /** Writes that the kernel has taken whole so far: it stands still when nobody reads them. */
+  get taken(): number {
+    return this.#taken
   }
 
   /** Makes room for `size` bytes in `slab`, and returns where it begins (`at`). */
@@ -163,6 +169,7 @@ export class Output {
     if (last > 0) socket.cork()
     for (let i = 0; i < last; i++) socket.write(chunks[i])
     socket.write(chunks[last], () => {
+      this.#taken++
       for (const slab of slabs) this.#release(slab)
       if (this.#blocked && !this.#closed && this.pending <= OUTPUT_LOW_BYTES) {
         this.#blocked = false

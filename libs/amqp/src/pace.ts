@@ -37,6 +37,12 @@ export class Pace {
     return (this.#reasons & reason) !== 0
   }
 
+  /** What shows that the client lives, as it grows; NaN while it cannot: nobody reads from it. */
+  heard(received: number, taken: number): number {
+    if (this.has(PAUSE.unread)) return taken // it is not read until it reads
+    return this.paused ? Number.NaN : received
+  }
+
   pause(reason: number): void {
     if (this.#reasons === 0) {
       this.#reader.pause()
