@@ -38,19 +38,13 @@ const [url = '', vhost = '', token = ''] = process.argv.slice(2)
 await using sluice = new Sluice({ url, vhost, token })
 await sluice.topology.declareQueue('jobs')
 const jobs = sluice.queue<Job>('jobs')
-await jobs.publish({ photo: 7 }, { headers: { a: 1 } })
 for (const via of ['websocket', 'http'] as const) {
-  const got = await new Promise<Job>((resolve) => {
-    const consumer = jobs.consume(
-      ({ body, redelivered }: Delivery<Job>) => {
-        resolve(body)
-        if (!redelivered) throw new Error('again')
-      },
-      { via, signal: AbortSignal.timeout(2_000) },
-    )
-    void consumer.closed.catch((error: unknown) => console.error(error))
-  })
-  console.log(via, got.photo satisfies number)
+  await jobs.publish({ photo: 7 }, { headers: { a: 1 } })
+  const { promise, resolve } = Promise.withResolvers<Delivery<Job>>()
+  const consumer = jobs.consume((delivery) => resolve(delivery), { via })
+  const { body, headers } = await promise
+  await consumer.drain()
+  console.log(via, body.photo satisfies number, headers['a'])
 }
 try {
   await sluice.topology.getQueue('none')
@@ -78,5 +72,5 @@ test('the package installs alone, has types, and works against a broker', async 
   const { stdout } = await run(process.execPath, ['program.ts', http, vhost, PASSWORD], {
     cwd: app,
   })
-  assert.equal(stdout, 'websocket 7\nhttp 7\nqueue_not_found\n')
+  assert.equal(stdout, 'websocket 7 1\nhttp 7 1\nqueue_not_found\n')
 })

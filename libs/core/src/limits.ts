@@ -143,6 +143,9 @@ export const WEBSOCKET_UNREAD_BYTES_MAX = 1024 * 1024
 export const WEBSOCKET_PUBLISHES_MAX = 4_096
 export const WEBSOCKET_PUBLISH_BYTES_MAX = 8 * 1024 * 1024
 
+/** Server-Sent Events: streams of one process; each holds a socket and a lease that waits. */
+export const EVENT_STREAMS_MAX = 5_000
+
 /** How long an accepted request is known while it waits; a week covers a weekend's outage. */
 export const REQUEST_WAITING_MS_MAX = 7 * 24 * 3_600_000
 

@@ -6,6 +6,7 @@ import type { Deps, Service } from '@sluice/server'
 import { amqpDoors } from './amqp/listen.ts'
 import { Feeds } from './feeds.ts'
 import { deadLetterRoutes } from './http-dead-letters.ts'
+import { eventRoutes } from './http-events.ts'
 import { messageRoutes } from './http-messages.ts'
 import { pullRoutes } from './http-pull.ts'
 import { Guard } from './push/guard.ts'
@@ -23,6 +24,7 @@ export function delivery(deps: Deps, config: Config): Service {
     name: 'delivery',
     routes: [
       ...pullRoutes(deps),
+      ...eventRoutes(deps),
       ...messageRoutes(deps),
       ...deadLetterRoutes(deps),
       ...subscriptionRoutes({

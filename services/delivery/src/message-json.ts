@@ -72,13 +72,20 @@ export function storedJson(record: MessageRecord, encoding: Encoding) {
   }
 }
 
-/** A message as a CloudEvent. `id` names it within its queue. */
+/** What a message was handed out by: its queue, or to whoever only looks on, the exchange. */
+export type Origin = { readonly vhost: string } & (
+  | { readonly queue: string }
+  | { readonly exchange: string }
+)
+
+/** A message as a CloudEvent. `id` names it within its origin. */
 export function storedEvent(
-  { vhost, queue }: { vhost: string; queue: string },
+  origin: Origin,
   id: string,
   { properties, body, routingKey, timeMs }: MessageRecord,
 ): CloudEvent {
-  const source = `/v1/vhosts/${encodeURIComponent(vhost)}/queues/${encodeURIComponent(queue)}`
+  const [kind, name] = 'queue' in origin ? ['queues', origin.queue] : ['exchanges', origin.exchange]
+  const source = `/v1/vhosts/${encodeURIComponent(origin.vhost)}/${kind}/${encodeURIComponent(name)}`
   return eventOfMessage(properties, body, { id, source, routingKey, timeMs })
 }
 
