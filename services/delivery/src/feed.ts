@@ -117,12 +117,17 @@ export class Feed {
     this.#getting++
     try {
       const [delivery] = (await this.#holding.take(1, false)).deliveries
-      if (delivery !== undefined && this.#observer.on) this.#observer.handed(delivery)
+      if (delivery !== undefined) this.handed(delivery)
       return delivery
     } finally {
       this.#getting--
       this.rest()
     }
+  }
+
+  /** Somebody outside gets to see the message now. */
+  handed(delivery: Delivery): void {
+    if (this.#observer.on) this.#observer.handed(delivery)
   }
 
   /** The message is done with. */
@@ -232,7 +237,7 @@ export class Feed {
   }
 
   #handTo(consumer: Consumer, delivery: Delivery): void {
-    if (this.#observer.on) this.#observer.handed(delivery)
+    if (consumer.ahead !== true) this.handed(delivery)
     consumer.deliver(delivery)
     if (consumer.noAck) this.ack(delivery)
   }

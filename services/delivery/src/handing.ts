@@ -13,6 +13,8 @@ export interface Consumer {
   credit(): number
   /** Consumers of one pool get no more than its credit together. */
   readonly pool?: { credit(): number } | undefined
+  /** Takes ahead of what it hands on, and says itself what that is (Feed.handed). */
+  readonly ahead?: boolean
   deliver(delivery: Delivery): void
   /** The queue is gone; no further delivery comes. */
   cancelled(): void

@@ -6,7 +6,7 @@
  * Hot path: a measured delivery costs two readings of the clock; off, nothing.
  */
 import type { Deps } from '@sluice/server'
-import type { MessageRecord, QueueStore } from '@sluice/store'
+import type { QueueStore } from '@sluice/store'
 import {
   contextOf,
   endSpan,
@@ -51,9 +51,10 @@ export class Observer {
     )
     delivery.handedMs = now | 0
     this.#queueTime?.observe(waitedMs / 1_000)
-    if (!this.#tracing.on) return
+    const carried = this.#tracing.on ? carriedContext(record.properties) : undefined
+    if (carried === undefined) return
     const { vhost, name } = this.#queue
-    delivery.span = this.#tracing.start('deliver', vhost, name, carriedContext(record.properties), {
+    delivery.span = this.#tracing.start('deliver', vhost, name, carried, {
       attributes: {
         'messaging.message.body.size': record.body.length,
         'sluice.delivery_count': acquired,
@@ -87,14 +88,7 @@ function operationOf(how: 'ack' | GiveBack): Operation {
   return how.failure === '-' ? 'release' : 'retry'
 }
 
-/** What goes along with a message to its consumer: the delivery's context, else what it carries. */
-export function traceOf({
-  span,
-  record,
-}: {
-  readonly span?: Delivery['span']
-  readonly record: MessageRecord
-}): TraceContext | undefined {
-  const carried = carriedContext(record.properties)
-  return span === undefined ? carried : contextOf(span, carried)
+/** The context of a delivery that is traced, for what happens in its course. */
+export function traceOf({ span, record }: Delivery): TraceContext | undefined {
+  return span && contextOf(span, carriedContext(record.properties))
 }

@@ -9,6 +9,7 @@ import type { FieldValue, Properties } from '@sluice/amqp'
 import { type WebhookSigner, webhookSigner } from '@sluice/security'
 import { type CloudEvent, EVENT_TYPE, eventHeaders, eventJson } from '@sluice/server'
 import type { MessageRecord } from '@sluice/store'
+import { readTraceContext, TRACE_FIELDS, type TraceContext } from '@sluice/telemetry'
 import { type HttpRequest, readRequest } from '@sluice/topology'
 import { readProperties, storedEvent, valueJson } from '../message-json.ts'
 import { replayedHeaders, replayedPath } from './replay.ts'
@@ -24,6 +25,8 @@ export interface PushMessage {
   readonly record: MessageRecord
   /** Deliveries so far, this one included. */
   readonly deliveryCount: number
+  /** Of this attempt; where there is none, what the message carries goes along. */
+  readonly trace?: TraceContext | undefined
 }
 
 export interface PushRequest {
@@ -54,6 +57,9 @@ const PROPERTY_HEADERS: readonly (readonly [keyof Properties, string])[] = [
 /** Headers of a stored event that are its attributes, and the type of one that is stored whole. */
 const ATTRIBUTE = /^cloudEvents[:_]/
 const STRUCTURED = /^application\/cloudevents\+json\s*(?:;|$)/i
+
+/** Go under their own names. */
+const TRACED: ReadonlySet<string> = new Set(TRACE_FIELDS)
 
 const NOTHING = Buffer.alloc(0)
 
@@ -98,13 +104,14 @@ export class RequestWriter {
     const { endpoint, body: form } = this.#subscription
     const { properties } = readProperties(record.properties)
     const replayed = this.#subscription.replay ? readRequest(properties.headers) : undefined
-    if (replayed !== undefined) return this.#replay(replayed, message, nowMs)
+    const trace = traceHeaders(message.trace ?? readTraceContext(properties.headers ?? {}))
+    if (replayed !== undefined) return this.#replay(replayed, message, trace, nowMs)
     // Messages of two queues may have the same ref, and their endpoint may be one.
     const id = `msg_${hash('sha256', this.#idPrefix + message.id, 'base64url').slice(0, ID_LENGTH)}`
     const content = this.#content(message, properties)
     const body = endpoint.method === 'GET' ? NOTHING : content.body
     const headers = [...this.#own, ...this.#named, 'webhook-id', id]
-    headers.push('Sluice-Delivery-Count', String(deliveryCount))
+    headers.push('Sluice-Delivery-Count', String(deliveryCount), ...trace)
     this.#pushSignature(headers, id, body, nowMs)
     const contentType = content.contentType ?? this.#contentType
     if (contentType) headers.push('Content-Type', onWire(contentType))
@@ -119,11 +126,13 @@ export class RequestWriter {
   #replay(
     replayed: HttpRequest,
     { record, deliveryCount }: PushMessage,
+    trace: readonly string[],
     nowMs: number,
   ): PushRequest {
     const { id, method } = replayed
     const { body } = record
-    const headers = [...this.#own, ...replayedHeaders(replayed, this.#own)]
+    const taken = [...this.#own, ...trace]
+    const headers = [...taken, ...replayedHeaders(replayed, taken)]
     headers.push('Sluice-Request-Id', onWire(id), 'Sluice-Delivery-Count', String(deliveryCount))
     if (this.#sign) headers.push('webhook-id', onWire(id))
     this.#pushSignature(headers, id, body, nowMs)
@@ -173,6 +182,14 @@ function structured(event: CloudEvent, contentEncoding: string | undefined): Buf
   ])
 }
 
+function traceHeaders(trace: TraceContext | undefined): string[] {
+  if (trace === undefined) return []
+  return TRACE_FIELDS.flatMap((name) => {
+    const value = trace[name]
+    return value === undefined ? [] : [name, onWire(value)]
+  })
+}
+
 function pushProperties(headers: string[], record: MessageRecord, properties: Properties): void {
   const { exchange, routingKey, orderingKey } = record
   if (exchange !== '') headers.push('Sluice-Exchange', onWire(exchange))
@@ -186,7 +203,7 @@ function pushProperties(headers: string[], record: MessageRecord, properties: Pr
 
 function pushHeaders(headers: string[], { headers: table }: Properties, isEvent: boolean): void {
   for (const name in table) {
-    if (isEvent && ATTRIBUTE.test(name)) continue
+    if ((isEvent && ATTRIBUTE.test(name)) || TRACED.has(name)) continue
     headers.push(`Sluice-Header-${headerName(name)}`, onWire(headerText(table[name]!)))
   }
 }
