@@ -2,6 +2,7 @@
  * Several Redis servers that stand in for each other, for one test: a primary with replicas watched
  * by sentinels, or a cluster. They fail over within seconds.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { freePort } from './free-port.ts'
 import {
   launch,
@@ -26,6 +27,8 @@ export interface RedisGroup {
 /** How soon a silent server counts as gone, ms. */
 const DOWN_MS = 1_000
 const WHOLE_MS_MAX = 60_000
+/** A server that is asked answers at once, or is not there. */
+const ANSWER_MS_MAX = 500
 const SENTINELS = 3
 const MASTER = 'mymaster'
 /** Replicas are in step soon after a test starts, and a lost primary is noticed soon. */
@@ -104,13 +107,14 @@ export async function privateCluster(
     await waitFor(async () => (await nodesOf(servers[index]!)).includes(String(id)))
     await redis.cluster('REPLICATE', String(id))
   }
-  const lines = async (server: PrivateRedis) => (await nodesOf(server)).split('\n')
+  const own = async (server: PrivateRedis) => {
+    const late = sleep(ANSWER_MS_MAX, '', { ref: false }) // a dead one
+    const nodes = await Promise.race([nodesOf(server), late])
+    return nodes.split('\n').find((line) => line.includes('myself')) ?? ''
+  }
   const primaries = async () => {
-    const own = await Promise.all(
-      servers.map(async (server) => (await lines(server)).find((line) => line.includes('myself'))),
-    )
-    // One that was replaced and does not know it yet holds slots that others say are not its own.
-    return servers.filter((_, at) => /master/.test(own[at] ?? '') && / \d+(-\d+)?$/.test(own[at]!))
+    const lines = await Promise.all(servers.map(own))
+    return servers.filter((_, at) => / myself,master .* \d+(-\d+)?$/.test(` ${lines[at]}`))
   }
   const isWhole = async () => {
     for (const server of servers) {
