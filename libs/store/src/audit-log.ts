@@ -123,7 +123,7 @@ export class AuditLog {
     else {
       if (refused) this.#refusals++
       const at = new Date(this.#options.nowMs()).toISOString()
-      this.#waiting.set(key, { ...kept, what, count: 1, at })
+      this.#waiting.set(key, { at, ...kept, what, count: 1 })
     }
     this.#later()
   }
@@ -155,7 +155,7 @@ export class AuditLog {
   async #write(): Promise<void> {
     if (this.#lost > 0 && this.#waiting.size < WAITING_MAX) {
       const at = new Date(this.#options.nowMs()).toISOString()
-      this.#waiting.set('lost', { ...LOST, count: this.#lost, at })
+      this.#waiting.set('lost', { at, ...LOST, count: this.#lost })
       this.#lost = 0
     }
     while (this.#waiting.size > 0) {
