@@ -75,6 +75,16 @@ test('a heartbeat keeps the name alive', async (t) => {
   await waitFor(async () => (await redis.pttl(aliveKey(slot.name))) > limits.SLOT_TTL_MS / 2)
 })
 
+test('the connection that hears hints is asked whether it still does', async (t) => {
+  const { redis } = await setup(t)
+  beat(t)
+  const asked = async () => {
+    const clients = String(await redis.client('LIST')).split('\n')
+    return clients.some((client) => /name=sluice-subscriber .* cmd=ping /.test(client))
+  }
+  await waitFor(asked, { what: 'a ping' })
+})
+
 test('a dead name is listed with the queues it took from, until it is forgotten', async (t) => {
   const { slot, open } = await setup(t)
   const { store, queue, slot: other } = await open()

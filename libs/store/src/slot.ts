@@ -65,7 +65,16 @@ export class Slot {
     })
     await this.#take()
     let beating = false // the last one may still wait for its reply
+    let listening = false
     this.#timer = setInterval(() => {
+      if (!listening) {
+        // Half-open it would hear nothing for ever: an unanswered command ends it (redis.ts).
+        listening = true
+        const heard = () => {
+          listening = false
+        }
+        this.#subscriber.ping().then(heard, heard)
+      }
       if (beating) return
       beating = true
       this.#beat()
