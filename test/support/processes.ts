@@ -31,6 +31,8 @@ export interface ServiceProcess {
   /** Where its other doors are, by name: amqp. */
   readonly doors: Readonly<Record<string, string>>
   readonly running: boolean
+  /** undefined before it was started. */
+  readonly pid: number | undefined
   /** The last 64 KiB of what it wrote. */
   readonly log: string
   /** SIGKILL. Returns when it is gone. */
@@ -84,6 +86,10 @@ class Spawned implements ServiceProcess {
 
   get running(): boolean {
     return this.#child?.exitCode === null && this.#child.signalCode === null
+  }
+
+  get pid(): number | undefined {
+    return this.#child?.pid
   }
 
   async restart(): Promise<void> {
