@@ -4,9 +4,9 @@
  *
  * Method: a private Redis (everysec), the router in a process of its own, bare Express in another,
  * the load from this one over 64 keep-alive sockets with one request outstanding each. Bodies have
- * 256 bytes; the requests carry what a browser's do. Measured in turn, round by round, so that noise
- * hits all: an ingest with one line, one with a fair order of a hundred clients, and one that is
- * given an Idempotency-Key. Queues are emptied between rounds. CPU is the process's own, a request.
+ * 256 bytes; the requests carry what a browser's do. Express, an ingest with one line and one with
+ * a fair order are measured in turn, round by round, so that noise hits all; their queues are
+ * emptied in between. CPU is the process's own, a request.
  */
 import { privateRedis } from '@sluice/testkit'
 import { type Bench, bench, median, perSecond } from './bench.ts'

@@ -271,7 +271,7 @@ const STORIES: readonly IngestStory[] = [
         await once(socket, 'close')
       }
       assert.deepEqual(await vhost.counts('q'), { ready: 0, unacked: 0, delayed: 0, dead: 0 })
-      assert.equal(await accepted(post({ body: 'x'.repeat(100) })).then((id) => id.length), 36)
+      assert.equal(await accepted(post({ body: 'x'.repeat(100) })).then((id) => id.length), 44)
     },
   ],
   [

@@ -30,9 +30,17 @@ export function endpointBase(vhost: string, subscription: string): string {
   return `sluice:{push/${encodeURIComponent(vhost)}/${encodeURIComponent(subscription)}}:`
 }
 
-/** All keys of a request that an ingest accepted start with this; never a queue's. */
+/** How many characters of a request's id name its group. */
+export const REQUEST_GROUP_LENGTH = 8
+
+/** Requests accepted together share a hash slot: their group's. Never a queue's base. */
+export function requestGroupBase(id: string): string {
+  return `sluice:{request/r/${id.slice(0, REQUEST_GROUP_LENGTH)}}:`
+}
+
+/** All keys of a request that an ingest accepted start with this. */
 export function requestBase(id: string): string {
-  return `sluice:{request/r/${encodeURIComponent(id)}}:`
+  return `${requestGroupBase(id)}${id}:`
 }
 
 /** The queue that a base belongs to. */

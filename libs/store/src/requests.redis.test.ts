@@ -17,6 +17,8 @@ const ANSWER: KeptAnswer = {
 const KEPT = { keepMs: 60_000, answer: ANSWER, record: RECORD }
 const never = new AbortController().signal
 
+const waitersOf = (id: string) => `sluice:{request/r/${id.slice(0, 8)}}:${id}:waiters`
+
 async function twoProcesses(t: TestContext) {
   const { url } = await withRedis(t)
   const stores = await Promise.all(
@@ -36,6 +38,14 @@ test('what one process accepts another finds, and nobody finds what was never ac
     answer: undefined,
   })
   assert.equal(await there.requests.find(randomUUID()), undefined)
+})
+
+test('what is accepted together is kept one by one', async (t) => {
+  const { here, there } = await twoProcesses(t)
+  const ids = Array.from({ length: 600 }, () => here.requests.newId())
+  assert.equal(new Set(ids).size, 600)
+  await Promise.all(ids.map((id) => here.requests.accept(id, { ...RECORD, print: id })))
+  for (const id of ids) assert.equal((await there.requests.find(id))?.record.print, id)
 })
 
 test('accepting again changes nothing, also once it was answered', async (t) => {
@@ -83,7 +93,7 @@ test('a waiter is woken at once by whoever ends the request, in any process', as
   await here.requests.accept(id, RECORD)
   const from = performance.now()
   const waiting = [here, there].map(({ requests }) => requests.wait(id, 30_000, never))
-  await waitFor(async () => (await here.redis.scard(`sluice:{request/r/${id}}:waiters`)) === 2)
+  await waitFor(async () => (await here.redis.scard(waitersOf(id))) === 2)
   await there.requests.note(id, 'failed', KEPT)
   await there.requests.note(id, 'delivered', KEPT)
   for (const found of await Promise.all(waiting)) assert.equal(found?.state, 'delivered')
@@ -94,7 +104,7 @@ test('a lost hint costs a second, not the answer', async (t) => {
   const { here, there, id } = await twoProcesses(t)
   await here.requests.accept(id, RECORD)
   const waiting = here.requests.wait(id, 30_000, never)
-  const waiters = `sluice:{request/r/${id}}:waiters`
+  const waiters = waitersOf(id)
   await waitFor(async () => (await there.redis.del(waiters)) === 1)
   await there.requests.note(id, 'dead', KEPT)
   assert.equal((await waiting)?.state, 'dead')

@@ -1,13 +1,15 @@
 /**
  * Requests that ingests accepted: what became of each, and the backend's answer where it is kept.
  *
- * A request is known by its id alone, which whoever accepted it makes; its keys share a hash tag
- * of their own and expire. Any process may accept, note, read and wait. A waiter hears of the end
- * by the channel on which its slot hears of queues, and looks by itself too: hints may be lost.
+ * A request is known by its id alone. Its keys expire, and share a hash tag with those of others
+ * that are accepted at the same time: so one call keeps the records of all. Any process may accept,
+ * note, read and wait. A waiter hears of the end by the channel on which its slot hears of queues,
+ * and looks by itself too: hints may be lost.
  */
+import { randomBytes, randomUUID } from 'node:crypto'
 import { limits } from '@sluice/core'
 import type { Redis } from 'ioredis'
-import { requestBase } from './keys.ts'
+import { REQUEST_GROUP_LENGTH, requestBase, requestGroupBase } from './keys.ts'
 import { unavailable } from './redis.ts'
 import { script, word } from './script.ts'
 
@@ -52,11 +54,23 @@ const STATES: ReadonlyMap<string, RequestState> = new Map(
   Object.entries(LETTERS).map(([state, letter]) => [letter, state as RequestState]),
 )
 
+export const accept = script('accept', ['keepMs', '...'], ([kind]) => word(kind))
+
 export const note = script('note', ['state', 'answer', 'keepMs', 'record'], ([kind]) => {
   const outcome = word(kind)
   if (outcome === 'noted' || outcome === 'kept') return outcome
   throw new Error(`note.lua returned ${outcome}`)
 })
+
+/** Ids that share a hash slot. Fewer, and a cluster's nodes share the work more evenly. */
+const GROUP_SIZE = 256
+
+/** Records that go out together, of one group. */
+interface Gathered {
+  readonly base: string
+  readonly args: (string | number)[]
+  readonly sent: Promise<unknown>
+}
 
 /** All methods but `accept` throw store_unavailable when Redis does not answer. */
 export class Requests {
@@ -64,6 +78,9 @@ export class Requests {
   readonly #work: Redis
   readonly #slot: () => string
   readonly #waiting = new Map<string, Set<() => void>>()
+  #group = ''
+  #groupLeft = 0
+  #gathered: Gathered | undefined
 
   constructor(writes: Redis, work: Redis, slot: () => string) {
     this.#writes = writes
@@ -71,19 +88,32 @@ export class Requests {
     this.#slot = slot
   }
 
+  /** An id that nobody can guess. */
+  newId(): string {
+    if (this.#groupLeft-- === 0) {
+      this.#group = randomBytes(REQUEST_GROUP_LENGTH).toString('hex', 0, REQUEST_GROUP_LENGTH / 2)
+      this.#groupLeft = GROUP_SIZE - 1
+    }
+    return this.#group + randomUUID()
+  }
+
   /**
-   * Keeps a record, unless there is one. Sent on the connection of appends, so it is there before
-   * what is appended after it, and waits for Redis as they do. Rejects with what Redis rejects.
+   * Keeps a record, unless there is one, together with what else is accepted in this tick. Sent on
+   * the connection of appends, and waits for Redis as they do. Rejects with what Redis rejects.
    */
   accept(id: string, record: RequestRecord): Promise<unknown> {
-    const value = `w${JSON.stringify(record)}`
-    return this.#writes.set(
-      `${requestBase(id)}record`,
-      value,
-      'PX',
-      limits.REQUEST_WAITING_MS_MAX,
-      'NX',
-    )
+    const base = requestGroupBase(id)
+    let gathered = this.#gathered
+    if (gathered?.base !== base) {
+      const args: (string | number)[] = [limits.REQUEST_WAITING_MS_MAX]
+      const sent = Promise.resolve().then(() => {
+        if (this.#gathered?.args === args) this.#gathered = undefined
+        return accept(this.#writes, base, args)
+      })
+      gathered = this.#gathered = { base, args, sent }
+    }
+    gathered.args.push(id, `w${JSON.stringify(record)}`)
+    return gathered.sent
   }
 
   /** @param keepMs how long it can be asked for. */

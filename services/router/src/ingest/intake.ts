@@ -9,7 +9,7 @@
  * Hot path: no router, no schema, one object a request; what is stored goes out with what others
  * send meanwhile. Measured by test/bench/ingest.bench.ts beside an Express app that answers 202.
  */
-import { hash, randomUUID } from 'node:crypto'
+import { hash } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { encodeProperties, type Properties } from '@sluice/amqp'
 import { BrokerError, DEFAULT_EXCHANGE, limits } from '@sluice/core'
@@ -159,7 +159,7 @@ class Acceptance {
   /** With a key the id is the same each time, and nobody's who does not know the key. */
   #name(body: Buffer): void {
     if (this.#key === '') {
-      this.#id = randomUUID()
+      this.#id = this.#deps.store.requests.newId()
       return
     }
     const { vhost, name } = this.#ingest
@@ -276,7 +276,7 @@ class Acceptance {
     res.statusCode = 202
     res.setHeader('Content-Type', 'application/json')
     res.setHeader('Content-Length', text.length)
-    res.end(text)
+    res.end(text, 'latin1') // all of it is ASCII
   }
 
   /** Somebody deleted the queue: the table here is not the newest, or the deletion is half done. */
