@@ -24,7 +24,6 @@ export const STATUS = {
   message_not_found: 404,
   ingest_not_found: 404,
   subscription_not_found: 404,
-  subscription_not_found: 404,
   request_not_found: 404,
   declaration_conflict: 409,
   in_use: 409,
