@@ -23,7 +23,7 @@ const TESTS = [
   'libs/*/src/**/*.test.ts',
   'services/*/src/**/*.test.ts',
   'tools/*.test.ts',
-  'test/!(chaos|interop)/**/*.test.ts',
+  'test/!(chaos)/**/*.test.ts',
 ]
 const CHAOS = ['test/chaos/**/*.test.ts']
 const BENCHES = ['test/bench/*.bench.ts']

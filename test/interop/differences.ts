@@ -48,6 +48,11 @@ export const DIFFERENCES: readonly DeclaredDifference[] = [
     why: 'the code is the same, and the text names the user as well',
   },
   {
+    scenario: 'wrong protocol headers',
+    at: /^1,1,(?:8,0|9,1)$/,
+    why: 'AMQP 0-8 is not spoken: it is answered with the header of what is',
+  },
+  {
     scenario: 'tuning',
     why: 'a refused tune-ok is told why (530) at once; RabbitMQ hangs up silently after three seconds',
   },

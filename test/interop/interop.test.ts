@@ -10,7 +10,7 @@ import { runSuites } from './suite-runs.ts'
 import { missing, SUITES } from './suites.ts'
 import { openTarget } from './targets.ts'
 
-/** In a short run: the ones without a process of their own for each connection. */
+/** In a short run, half a minute: the ones without a process of their own for each connection. */
 const SHORT = ['amqplib', 'rabbitmq-client', '@cloudamqp/amqp-client', 'amqp-connection-manager']
 
 test('clients of RabbitMQ see the same', async (t) => {

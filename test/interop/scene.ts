@@ -154,7 +154,7 @@ export const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(r
 
 /** Polls until `condition` holds: for what a broker does in its own time. */
 export async function eventually(condition: () => Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + 8_000
+  const deadline = performance.now() + 30_000
   while (!(await condition())) {
     if (performance.now() > deadline) throw new Error(`still not: ${condition}`)
     await sleep(20)

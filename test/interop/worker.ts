@@ -15,7 +15,7 @@ export interface Result {
   readonly error?: string
 }
 
-const SCENARIO_MS_MAX = 15_000
+const SCENARIO_MS_MAX = 90_000
 
 const [suiteName = '', url = '', filter = ''] = process.argv.slice(2)
 const suite = SUITES[suiteName]

@@ -73,13 +73,6 @@ export class Content {
         PUBLISH,
       )
     }
-    if (size > this.#messageBytesMax) {
-      throw new AmqpError(
-        REPLY_CODES.preconditionFailed,
-        `message size ${size} is larger than configured max size ${this.#messageBytesMax}`,
-        PUBLISH,
-      )
-    }
     this.properties = payload.subarray(HEADER_SIZE)
     this.body = NO_BYTES
     this.#size = size
@@ -98,6 +91,7 @@ export class Content {
         PUBLISH,
       )
     }
+    if (this.#size > this.#messageBytesMax) return this.#skip(received)
     if (payload.length === this.#size) {
       this.body = payload
     } else {
@@ -108,6 +102,21 @@ export class Content {
     if (received < this.#size) return false
     this.due = 'method'
     return true
+  }
+
+  /**
+   * Lets a message that is too large go by, and refuses it at its end, as RabbitMQ does: clients
+   * that hear of it midway mix the rest of its body with what they send next on the channel.
+   */
+  #skip(received: number): false {
+    this.properties = NO_BYTES
+    this.#received = received
+    if (received < this.#size) return false
+    throw new AmqpError(
+      REPLY_CODES.preconditionFailed,
+      `message size ${this.#size} is larger than configured max size ${this.#messageBytesMax}`,
+      PUBLISH,
+    )
   }
 
   /** Lets go of the message: it is passed on, or will never be complete. */

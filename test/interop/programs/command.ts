@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url'
 import type { Json } from '../client.ts'
 import { PYTHON } from '../clients/bridge.ts'
 
-const PROGRAM_MS_MAX = 14_000
+const PROGRAM_MS_MAX = 80_000
 
 export interface Ended {
   /** null when a signal ended it. */

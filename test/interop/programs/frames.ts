@@ -17,14 +17,16 @@ function attempts(
   login: Parameters<typeof raw>[1] = {},
 ): Program {
   return async (url, name) => {
-    const seen: Record<string, Json> = {}
-    for (const [what, act] of Object.entries(list)) {
+    const attempt = async (act: (client: Raw, name: Name) => unknown) => {
       const client = await raw(url, login)
       await act(client, name)
-      seen[what] = await client.heard()
+      const heard = await client.heard()
       await client.peer.close()
+      return heard
     }
-    return seen
+    // At once, since each is listened to until nothing comes for a while.
+    const heard = Object.entries(list).map(async ([what, act]) => [what, await attempt(act)])
+    return Object.fromEntries(await Promise.all(heard))
   }
 }
 

@@ -5,8 +5,8 @@ import { describe, type Json } from '../client.ts'
 import { sleep } from '../scene.ts'
 
 /** Nothing for so long: that was all. */
-const QUIET_MS = 250
-const HEARD_MS_MAX = 5_000
+const QUIET_MS = 1_500
+const HEARD_MS_MAX = 30_000
 
 export interface Raw {
   readonly peer: AmqpPeer

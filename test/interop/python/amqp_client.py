@@ -60,7 +60,7 @@ class Client:
             password=unquote(parts.password or "guest"),
             virtual_host=unquote(parts.path[1:]) or "/",
             heartbeat=heartbeat,
-            connect_timeout=5,
+            connect_timeout=30,
         )
         self.connection.connect()
         self.channels = {}

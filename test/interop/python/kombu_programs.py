@@ -13,9 +13,9 @@ def simple_queue(connection, prefix):
     with connection.SimpleQueue(prefix + "simple") as queue:
         queue.put({"n": 1, "text": "grüße"})
         queue.put({"n": 2}, compression="zlib")
-        first = queue.get(timeout=5)
+        first = queue.get(timeout=60)
         first.requeue()
-        seen = [queue.get(timeout=5) for _ in range(2)]
+        seen = [queue.get(timeout=60) for _ in range(2)]
         for message in seen:
             message.ack()
         try:
@@ -52,7 +52,7 @@ def fanout(connection, prefix):
             for n in range(3):
                 producer.publish({"n": n}, retry=True)
             while len(seen) < 6:
-                connection.drain_events(timeout=5)
+                connection.drain_events(timeout=60)
     return sorted(seen, key=str)
 
 
@@ -136,7 +136,7 @@ def rpc(connection, prefix):
         auto_declare=False,  # declaring it again by its amq. name would be refused
     ):
         while len(seen) < 2:
-            connection.drain_events(timeout=5)
+            connection.drain_events(timeout=60)
     requests(channel).delete()
     return seen
 

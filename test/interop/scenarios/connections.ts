@@ -56,10 +56,10 @@ export const connections: Scenarios = {
       const other = await scene.channel()
       await refusalOf(other.checkQueue(queue))
       const start = performance.now()
-      while (performance.now() - start < 8_000) {
+      while (performance.now() - start < 30_000) {
         const seen = await refusalOf((await scene.channel()).checkQueue(queue))
         if (typeof seen === 'object' && seen !== null && 'code' in seen && seen['code'] === 404) {
-          return { queueGone: true, withinFourSeconds: performance.now() - start < 4_000 }
+          return { queueGone: true, soon: performance.now() - start < 15_000 }
         }
         await sleep(100)
       }

@@ -136,25 +136,25 @@ export const lifetime: Scenarios = {
 
   async 'a held message does not expire'(scene) {
     const channel = await scene.channel()
-    const queue = await scene.queue(channel, 'queue', { arguments: { 'x-message-ttl': 100 } })
+    const queue = await scene.queue(channel, 'queue', { arguments: { 'x-message-ttl': 1_000 } })
     await send(channel, queue, ['held'])
     const held = await channel.get(queue)
     if (held === undefined) throw new Error('expired before it was fetched')
-    await sleep(250)
+    await sleep(1_500)
     await channel.ack(held.tag)
     return { channel: await refusalOf(channel.checkQueue(queue)) }
   },
 
   async 'queues expire'(scene) {
     const channel = await scene.channel()
-    const used = await scene.queue(channel, 'used', { arguments: { 'x-expires': 200 } })
-    const idle = await scene.queue(channel, 'idle', { arguments: { 'x-expires': 200 } })
+    const used = await scene.queue(channel, 'used', { arguments: { 'x-expires': 1_500 } })
+    const idle = await scene.queue(channel, 'idle', { arguments: { 'x-expires': 1_500 } })
     await channel.consume(used)
     const gone = async (queue: string) =>
       (await refusalOf((await scene.channel()).checkQueue(queue))) !== 'allowed'
     // A passive declare counts as use, so they are rare.
     for (let look = 0; look < 4; look++) {
-      await sleep(600 * (look + 1))
+      await sleep(3_000 * (look + 1))
       if (await gone(idle)) return { idle: true, used: await gone(used) }
     }
     return { idle: false, used: await gone(used) }
