@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
-import { waitFor } from '@sluice/testkit'
+import { privateRedis, waitFor } from '@sluice/testkit'
 import { type ConfirmChannel, type ConsumeMessage, connect } from 'amqplib'
 import { PASSWORD, type TestBroker, withBroker } from '../support/broker.ts'
 import { otlpSink, type SunkSpan } from '../support/otlp-sink.ts'
@@ -15,7 +15,10 @@ const SAMPLED = `00-${TRACE}-${SPAN}-01`
 
 async function setup(t: TestContext, env: Record<string, string> = {}) {
   const sink = await otlpSink()
+  // Of their own: elsewhere another test's reaper might move this one's dead letter.
+  const { url: redisUrl } = await privateRedis(t, { aof: false })
   const broker = await withBroker(t, {
+    redisUrl,
     env: { OTEL_EXPORTER_OTLP_ENDPOINT: sink.url, SLUICE_TRACES_RATIO: '1', ...env },
   })
   t.after(() => sink.close())

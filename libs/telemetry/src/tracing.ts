@@ -116,19 +116,18 @@ export class Tracing {
     return this.#start(operation, vhost, destination, context, options)
   }
 
-  /** Starts a span below `parent`; without one, a share of them start a trace. */
-  startSampled(
+  /** Decides for one of many whether it starts a trace. */
+  samples(ratio: number): boolean {
+    return ratio >= 1 || (ratio > 0 && Math.random() < ratio)
+  }
+
+  /** Starts a trace with its first span. */
+  startTrace(
     operation: Operation,
     vhost: string,
     destination: string,
-    parent: TraceContext | undefined,
-    ratio: number,
-    options: SpanOptions = {},
+    options: SpanOptions,
   ): Span | undefined {
-    if (parent?.traceparent !== undefined) {
-      return this.start(operation, vhost, destination, parent, options)
-    }
-    if (ratio <= 0 || (ratio < 1 && Math.random() >= ratio)) return undefined
     return this.#start(operation, vhost, destination, undefined, options)
   }
 

@@ -240,16 +240,15 @@ export class Publisher {
   #trace(pending: Pending, queues: readonly QueueEntry[]): void {
     const { vhost, message } = pending
     const carried = carriedContext(message.properties)
-    const ratio = traceRatio(queues, this.#tracing.ratio)
-    const span = this.#tracing.startSampled('publish', vhost, message.exchange, carried, ratio, {
-      attributes: {
-        'messaging.message.body.size': message.body.length,
-        'sluice.queues': queues.length,
-      },
-    })
+    const starts = carried?.traceparent === undefined
+    if (starts && !this.#tracing.samples(traceRatio(queues, this.#tracing.ratio))) return
+    const attributes = { 'messaging.message.body.size': message.body.length }
+    const span = starts
+      ? this.#tracing.startTrace('publish', vhost, message.exchange, { attributes })
+      : this.#tracing.start('publish', vhost, message.exchange, carried, { attributes })
     if (span === undefined) return
     pending.span = span
-    if (carried?.traceparent !== undefined) return
+    if (!starts) return
     pending.message = {
       ...message,
       properties: withTraceparent(message.properties, contextOf(span)),

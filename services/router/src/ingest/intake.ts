@@ -11,7 +11,7 @@
  */
 import { hash } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { encodeProperties, type Properties } from '@sluice/amqp'
+import { encodeProperties, type Properties, type Table } from '@sluice/amqp'
 import { BrokerError, DEFAULT_EXCHANGE, limits } from '@sluice/core'
 import type { Principal } from '@sluice/security'
 import { type Area, type Deps, receiveBody, refuse } from '@sluice/server'
@@ -23,6 +23,13 @@ import {
   unavailable,
   type WaitingRoom,
 } from '@sluice/store'
+import {
+  contextOf,
+  endSpan,
+  readTraceContext,
+  type Span,
+  writeTraceContext,
+} from '@sluice/telemetry'
 import { climbs, requestTable } from '@sluice/topology'
 import { passOn, preferredWaitMs } from './answer.ts'
 import { noIngest } from './http-ingests.ts'
@@ -109,6 +116,8 @@ class Acceptance {
   readonly #key: string
   #id = ''
   #print = ''
+  /** Of a request that is traced. */
+  #span: Span | undefined
 
   /** @param user of the credential, '' = none was asked for. */
   constructor(
@@ -186,7 +195,7 @@ class Acceptance {
     const encoding = headers['content-encoding']
     if (isShort(type)) properties.contentType = type
     if (isShort(encoding)) properties.contentEncoding = encoding
-    properties.headers = requestTable({
+    const table = requestTable({
       ingest: name,
       id: this.#id,
       method: this.#req.method!,
@@ -196,6 +205,8 @@ class Acceptance {
       keepMs: this.#keepMs,
       keepBytes: settings.keepAnswers.bytesMax,
     })
+    properties.headers = table
+    this.#carryTrace(table, body)
     return encodeRecord({
       exchange: DEFAULT_EXCHANGE,
       routingKey: settings.queue,
@@ -211,8 +222,28 @@ class Acceptance {
     })
   }
 
+  /** The trace that the request says, or one that starts with it, goes along with its message. */
+  #carryTrace(table: Table, body: Buffer): void {
+    const { tracing, topology } = this.#deps
+    const carried = readTraceContext(this.#req.headers)
+    writeTraceContext(carried, table)
+    if (!tracing.on) return
+    const { vhost, settings } = this.#ingest
+    const asked = topology.table.queue(vhost, settings.queue)?.settings.traceRatio ?? -1
+    const ratio = asked < 0 ? tracing.ratio : asked
+    const options = { attributes: { 'messaging.message.body.size': body.length } }
+    if (carried?.traceparent !== undefined) {
+      this.#span = tracing.start('publish', vhost, settings.queue, carried, options)
+    } else if (tracing.samples(ratio)) {
+      this.#span = tracing.startTrace('publish', vhost, settings.queue, options)
+      if (this.#span) writeTraceContext(contextOf(this.#span), table)
+    }
+  }
+
   appended(_token: number, outcome: Admitted, room: WaitingRoom): void {
-    if (outcome === 'stored' || outcome === 'duplicate') {
+    const stored = outcome === 'stored' || outcome === 'duplicate'
+    if (this.#span) endSpan(this.#span, stored ? undefined : outcome, { 'sluice.outcome': outcome })
+    if (stored) {
       this.#accept(outcome === 'duplicate').catch((error) => this.#refuse(error))
     } else if (outcome === 'gone') {
       this.#finishDelete(room).catch((error) => this.#refuse(error))
