@@ -1,10 +1,10 @@
 /**
  * Push subscriptions: how fast they are to a fast endpoint, beside undici alone; what a burst does
- * to a weak backend that goes away in between, while the processes that push are killed in turn; and
- * whether dead endpoints slow down the healthy ones of 1 000 subscriptions.
+ * to a weak backend that goes away in between, while the processes that push are killed in turn;
+ * and whether dead endpoints slow down the healthy ones of 1 000 subscriptions.
  *
- * Method: a private Redis (everysec), services, endpoints and undici each in a process of their own;
- * bodies of 256 bytes. Push and undici send to the same endpoint over as many connections, in turn,
+ * Method: a private Redis (everysec); services, endpoints and undici each in a process of their
+ * own; bodies of 256 bytes. Push and undici send to the same endpoint over as many connections, in turn,
  * round by round, so that noise hits both. The drill is test/support/push-drill.ts. Latencies are
  * from the moment a message is published over HTTP until its request arrives.
  */
@@ -148,40 +148,51 @@ async function peak(b: Bench): Promise<void> {
   b.line({ case: 'peak', ...figures, ofIdeal: Math.round((100 * acceptedMs) / idealMs) / 100 })
 }
 
-/** The same load on the healthy ones twice: alone, and beside dead ones. */
+/** A message a second to each of the healthy ones: alone, and beside dead ones, in turn. */
 async function many(b: Bench): Promise<void> {
   const healthy = b.short ? 50 : 990
-  const phaseMs = b.short ? 1_000 : 20_000
+  const rounds = b.short ? 1 : 3
+  const roundMs = b.short ? 1_000 : 10_000
   const redis = await privateRedis(b)
   const backend = await startWeakBackend(b)
   const { client } = await startBroker(b, redis.url)
-  const silent = await startSilent(b)
-  const dead = [`http://127.0.0.1:${await freePort()}/`, silent]
+  const urls = [`http://127.0.0.1:${await freePort()}/`, await startSilent(b)]
   b.say(`declaring ${healthy} subscriptions`)
-  for (let n = 0; n < healthy; n++) {
-    await put(client, `queues/h${n}`, {})
-    await put(client, `subscriptions/h${n}`, { queue: `h${n}`, endpoint: { url: backend.url } })
+  const names = Array.from({ length: healthy }, (_, n) => `h${n}`)
+  for (const queue of names) {
+    await put(client, `queues/${queue}`, {})
+    await put(client, `subscriptions/${queue}`, { queue, endpoint: { url: backend.url } })
   }
-  const queues = Array.from({ length: healthy }, (_, n) => `h${n}`)
-  b.say('load on the healthy ones alone')
-  await load(client, queues, phaseMs / 4)
-  const seen = (await backend.arrivals()).length
-  await load(client, queues, phaseMs)
-  await sleep(1_000)
-  const alone = latencies((await backend.arrivals()).slice(seen))
-  for (let n = 0; n < 10; n++) {
-    await put(client, `queues/d${n}`, {})
-    const endpoint = { url: dead[n % dead.length]!, timeoutMs: 1_000 }
-    await put(client, `subscriptions/d${n}`, { queue: `d${n}`, endpoint })
+  const dead = Array.from({ length: 10 }, (_, n) => `d${n}`)
+  for (const queue of dead) await put(client, `queues/${queue}`, {})
+  const declareDead = async (paused: boolean) => {
+    for (const [n, queue] of dead.entries()) {
+      const endpoint = { url: urls[n % urls.length]!, timeoutMs: 1_000 }
+      await put(client, `subscriptions/${queue}`, { queue, paused, endpoint })
+    }
   }
-  b.say('load on all, ten of them dead')
-  const deadOnes = Array.from({ length: 10 }, (_, n) => `d${n}`)
-  const before = (await backend.arrivals()).length
-  await load(client, [...queues, ...deadOnes], phaseMs)
-  await sleep(1_000)
-  const beside = latencies((await backend.arrivals()).slice(before))
-  b.line({ case: 'many', subscriptions: healthy + 10, dead: 10, unit: 'ms', alone, beside })
+  const seen = { alone: [] as Latencies[], beside: [] as Latencies[] }
+  for (let round = 0; round <= rounds; round++) {
+    for (const name of ['alone', 'beside'] as const) {
+      b.say(round === 0 ? `warming up: ${name}` : `${name}, round ${round} of ${rounds}`)
+      await declareDead(name === 'alone')
+      const before = (await backend.arrivals()).length
+      const queues = name === 'alone' ? names : [...names, ...dead]
+      await load(client, queues, round === 0 ? roundMs / 3 : roundMs)
+      await sleep(500)
+      if (round > 0) seen[name].push(latencies((await backend.arrivals()).slice(before)))
+    }
+  }
+  const sum = (all: Latencies[]) => ({
+    messages: all.reduce((total, { messages }) => total + messages, 0),
+    p50: median(all.map(({ p50 }) => p50)),
+    p99: median(all.map(({ p99 }) => p99)),
+  })
+  const figures = { alone: sum(seen.alone), beside: sum(seen.beside) }
+  b.line({ case: 'many', subscriptions: healthy + 10, dead: 10, unit: 'ms', ...figures })
 }
+
+type Latencies = ReturnType<typeof latencies>
 
 function latencies(arrivals: readonly { body: string; atMs: number }[]) {
   const sorted = arrivals.map(({ body, atMs }) => atMs - Number(body)).sort((a, b) => a - b)
