@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { decodeProperties, type FieldValue, type Properties } from '@sluice/amqp'
-import { withAmqp } from '../support/amqp-broker.ts'
-import { confirming, deleteQueue, get, store } from './methods.ts'
+import { declareQueue, withAmqp } from '../support/amqp-broker.ts'
+import { confirming, consuming, deleteQueue, deliveries, get, store } from './methods.ts'
 
 test('no. 55: immediate=true is 540, which ends the connection', async (t) => {
   const { client } = await withAmqp(t)
@@ -158,8 +158,18 @@ test('no. 60: the shorter time to live counts, and 0 means now or never', async 
   await confirming(peer)
   await store(peer, 'short', ['queue'], { properties: { expiration: '60000' } })
   await store(peer, 'long', ['message'], { properties: { expiration: '0' } })
-  assert.equal(await peer.get('short'), undefined)
-  assert.equal(await peer.get('long'), undefined)
+  for (const queue of ['short', 'long']) {
+    const declared = await peer.call(1, declareQueue(queue, { passive: true }), 'queue.declare-ok')
+    assert.equal(declared.messageCount, 0, 'at once')
+    assert.equal(await peer.get(queue), undefined)
+  }
+  const consumer = await client()
+  await consuming(consumer, 'short')
+  await consuming(consumer, 'long')
+  const bodies = Array.from({ length: 50 }, (_, n) => `${n}`)
+  await store(peer, 'short', bodies)
+  await store(peer, 'long', bodies, { properties: { expiration: '0' } })
+  assert.deepEqual((await deliveries(consumer, 100)).sort(), [...bodies, ...bodies].sort())
 })
 
 test('no. 61: a user-id other than the user’s own is 406', async (t) => {

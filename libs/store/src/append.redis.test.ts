@@ -3,6 +3,7 @@
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { waitFor } from '@sluice/testkit'
 import { Appender } from './appender.ts'
 import type { QueueStore } from './index.ts'
 import { append } from './scripts.ts'
@@ -267,4 +268,43 @@ test('a deleted queue answers gone, to those that knew it and to later ones not'
   assert.deepEqual(await publish(queue, 'd'), ['gone'])
   assert.deepEqual(await drain(next), ['c'])
   await next.drop({})
+})
+
+test('a time to live of 0 where nobody waits is over at once, also for its de-duplication', async (t) => {
+  const { queue } = await openTestQueue(t, { dedupWindowMs: HOUR_MS, deadLetters: 'exchange' })
+  const outcomes = await publish(
+    queue,
+    { body: 'a', ttlMs: 0, dedupId: 'x' },
+    { body: 'b', dedupId: 'x' },
+    { body: 'c' },
+    { body: 'd', ttlMs: 0 },
+  )
+  assert.deepEqual(outcomes, ['stored', 'duplicate', 'stored', 'stored'])
+  const { published, ready, expired, dead } = await queue.stats()
+  assert.deepEqual([published, ready, expired, dead], [3, 1, 2, 2])
+  const letters = await queue.claimDead(10, HOUR_MS)
+  assert.deepEqual(bodies(letters), ['a', 'd'])
+  assert.deepEqual(
+    letters.map(({ reason }) => reason),
+    ['expired', 'expired'],
+  )
+  assert.deepEqual(await drain(queue), ['c'])
+})
+
+test('a time to live of 0 is for whoever waits', async (t) => {
+  const { store, queue, another } = await openTestQueue(t, { ttlMs: 0 })
+  const { queue: elsewhere } = await another()
+  const waiting = queue.lease({ max: 1, leaseMs: HOUR_MS, waitMs: 30_000, consumer: 'c' })
+  await waitFor(async () => (await store.redis.scard(`${queue.base}waiting`)) === 1)
+  await publish(elsewhere, 'a')
+  assert.deepEqual(bodies(await waiting), ['a'])
+  await publish(elsewhere, 'b')
+  assert.equal((await queue.stats()).ready, 0, 'nobody waits for it')
+
+  await queue.attach('consumer', { priority: 0, exclusive: false, single: false })
+  await publish(elsewhere, 'c', 'd')
+  assert.deepEqual(bodies((await queue.take(1, true)).messages), ['c'])
+  await pass(store, 1_000)
+  assert.deepEqual((await queue.take(1, true)).messages, [], 'not for long')
+  assert.equal((await queue.stats()).expired, 2)
 })

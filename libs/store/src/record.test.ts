@@ -125,8 +125,8 @@ test('large bodies and properties come back whole', () => {
   assert.ok(decoded.properties.equals(properties))
 })
 
-test('a time to live of nothing is the shortest there is', () => {
-  assert.equal(decode(encodeRecord({ ...plain, ttlMs: 0 })).ttlMs, 1)
+test('a time to live of 0 is one', () => {
+  assert.equal(decode(encodeRecord({ ...plain, ttlMs: 0 })).ttlMs, 0)
 })
 
 test('a record of a format that this version does not know is an error, not a message', () => {

@@ -68,7 +68,7 @@ export function encodeRecord(message: Message): Buffer {
     (hasTtl ? HAS_TTL : 0) |
     (orderingKeySize >= 0 ? HAS_ORDERING_KEY : 0)
   let at = 5
-  if (hasTtl) at = bytes.writeUIntBE(Math.max(1, ttlMs), at, 6)
+  if (hasTtl) at = bytes.writeUIntBE(ttlMs, at, 6)
   if (orderingKeySize >= 0) at = writeShort(bytes, at, orderingKey, orderingKeySize)
   at = writeShort(bytes, at, exchange, exchangeSize)
   at = writeShort(bytes, at, routingKey, routingKeySize)

@@ -58,8 +58,8 @@ end
 
 local now = clock()
 local soonestTtl, queueTtl = tonumber(ARGV[7]), tonumber(ARGV[8])
-local queueExpires = queueTtl >= 0 and now + queueTtl or 0
-local soonest = soonestTtl >= 0 and now + soonestTtl or 0
+local queueExpires = queueTtl >= 0 and now + lifetime(queueTtl) or 0
+local soonest = soonestTtl >= 0 and now + lifetime(soonestTtl) or 0
 if queueExpires ~= 0 and (soonest == 0 or queueExpires < soonest) then
   soonest = queueExpires
 end
@@ -78,7 +78,10 @@ local function header(n)
   return struct.pack('>BHddd', 1, n, now, soonest, queueExpires)
 end
 
-if ARGV[11] == '' and fits and ARGV[12] == '' then
+-- A time to live of 0: to whoever waits for it, else it has expired.
+local inVain = (soonestTtl == 0 or queueTtl == 0) and call('EXISTS', CONSUMERS, WAITING) == 0
+
+if ARGV[11] == '' and fits and ARGV[12] == '' and not inVain then
   call('XADD', LOG, '*', 'b', header(total) .. records)
   call('HSET', META, 'ready', ready + total, 'bytes', bytes + size,
     'published', meta[6] + total, writerField, sequence)
@@ -96,7 +99,7 @@ local window = tonumber(ARGV[10])
 local bucket = math.floor(now / window)
 local dedup = base .. 'dedup:' .. ARGV[2] .. ':'
 local ids, seen = {}, {}
-local byLevel, later, turns, refused = {}, {}, {}, {}
+local byLevel, later, turns, refused, expired = {}, {}, {}, {}, {}
 local outcomes = {}
 local at, extraAt = 1, 1
 
@@ -180,6 +183,14 @@ for i = 1, total do
     outcomes[i] = 'd'
   elseif refusal then
     outcomes[i] = refusal
+  elseif inVain and delay == 0 and (queueTtl == 0 or ttlOf(record, 1) == 0) then
+    outcomes[i] = 's'
+    expired[#expired + 1] = record
+    count('published', 1)
+    if id ~= '' then
+      seen[id] = true
+      ids[#ids + 1] = id
+    end
   elseif rejects and delay == 0 and ((maxLength >= 0 and ready + 1 > maxLength)
     or (maxBytes >= 0 and bytes + length > maxBytes)) then
     outcomes[i] = 'f'
@@ -256,6 +267,13 @@ if #turns > 0 then
   callMany('HSET', SIDE, values)
   callMany('ZADD', READY, scores)
   callMany('ZADD', TAGS, ends)
+end
+
+if #expired > 0 then
+  local id = position(0)
+  for i, record in ipairs(expired) do
+    doom(refOf(0, id, i - 1), struct.pack('>dd', now, now) .. record, 'expired', '', '')
+  end
 end
 
 -- Where there is a dead letter exchange: a refused message was here just long enough to die.

@@ -155,16 +155,20 @@ local function ttlOf(bytes, at)
   return (struct.unpack('>I6', bytes, at + 1))
 end
 
+-- How long a message with this time to live stays, ms. One of 0 is stored only where somebody waits
+-- for it (append.lua), who gets that long to take it: a hint may be lost, and is made up for in 1 s.
+local function lifetime(ttl)
+  return ttl == 0 and 1000 or ttl
+end
+
 -- When a record expires: the earlier of its own and the queue's time, 0 = never.
 local function expiryOf(bytes, at, time, queueExpires)
   local ttl = ttlOf(bytes, at)
   if not ttl then
     return queueExpires
   end
-  if queueExpires == 0 then
-    return time + ttl
-  end
-  return math.min(queueExpires, time + ttl)
+  local expires = time + lifetime(ttl)
+  return queueExpires == 0 and expires or math.min(queueExpires, expires)
 end
 
 -- A tally: deliveries so far, failures so far, why it died, who held it, the last error.
