@@ -7,6 +7,7 @@ import { renderConfiguration, renderHelmEnv } from '@sluice/config'
 import { ERROR_CODES } from '@sluice/core'
 import { STATUS } from '@sluice/server'
 import { renderMetrics } from '@sluice/telemetry'
+import { renderClientApi } from './client-api.ts'
 import { ERROR_DOCS } from './error-docs.ts'
 
 const BEGIN = '# Generated from libs/config/src/settings.ts by `npm run generate`:\n'
@@ -17,6 +18,7 @@ const stale: string[] = []
 
 generate('docs/configuration.md', () => renderConfiguration())
 generate('docs/errors.md', () => renderErrors())
+generate('docs/client-api.md', () => renderClientApi())
 generate('libs/client/src/broker-error-codes.ts', () => renderErrorCodes())
 generate('docs/metrics.md', () => renderMetrics())
 generate('charts/sluice/values.yaml', (text) => {

@@ -18,6 +18,7 @@ const DOCS_LINES_MAX = 120
 const LONG_FUNCTIONS = new Set(['libs/amqp/src/spec.ts'])
 /** Made from a list, so as long as the list. */
 const GENERATED = new Set([
+  'docs/client-api.md',
   'docs/configuration.md',
   'docs/errors.md',
   'docs/metrics.md',

@@ -380,3 +380,29 @@ test('a CloudEvent goes out and comes in as one, once', async (t) => {
   assert.equal(paid?.['region'], 'eu')
   await consumer.drain()
 })
+
+test('a watcher sees what is published to an exchange, and goes on where it was', async (t) => {
+  const { sluice, broker, client } = await withClient(t)
+  const proxy = await tcpProxy(Number(new URL(broker.http).port))
+  t.after(() => proxy.close())
+  const shaky = client({ url: `http://127.0.0.1:${proxy.port}` })
+  const stop = new AbortController()
+  const seen: unknown[] = []
+  const watch = async () => {
+    for await (const { body } of shaky.watch('amq.fanout', { signal: stop.signal })) seen.push(body)
+  }
+  const watching = watch()
+  const started = async () => (await sluice.publish({ exchange: 'amq.fanout' }, -1)).routed
+  await waitFor(started, { what: 'the watcher' })
+  for (let i = 0; i < 60; i++) {
+    await sluice.publish({ exchange: 'amq.fanout' }, i)
+    if (i % 20 === 10) proxy.reset()
+  }
+  await waitFor(() => seen.at(-1) === 59, { what: 'the last one' })
+  stop.abort()
+  await assert.rejects(watching)
+  assert.deepEqual(
+    seen.filter((body) => body !== -1),
+    Array.from({ length: 60 }, (_, i) => i),
+  )
+})

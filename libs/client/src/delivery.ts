@@ -31,60 +31,32 @@ export class DeadLetter extends Error {
 /** Bytes of a reason that the broker keeps. */
 const REASON_LENGTH_MAX = 300
 
-/** One delivery of one message. `T` is what its body is, once parsed. */
-export class Delivery<T = unknown> {
+/** One message as a reader gets it. `T` is what its body is, once parsed. */
+export class Message<T = unknown> {
   /** JSON parsed, text as a string, everything else as a Uint8Array; then what `parse` made of it. */
   readonly body: T
   /** Names the message within its queue. */
   readonly id: string
-  /** The queue it came from. */
-  readonly queue: string
   /** Where it was published; '' = the default exchange. */
   readonly exchange: string
   readonly routingKey: string
   readonly properties: Properties
   readonly headers: Readonly<Record<string, unknown>>
-  /** Deliveries so far, this one included. */
-  readonly deliveryCount: number
-  /** Deliveries so far that failed. */
-  readonly failedCount: number
-  /** Whether it may have been worked on before. */
-  readonly redelivered: boolean
   /** When it was stored: RFC 3339. */
   readonly storedAt: string
-  /** Aborts when the delivery is lost: its connection or its lease is gone, it comes again. */
-  readonly signal: AbortSignal
   readonly #rawBody: unknown
-  #settle: ((settlement: Settlement) => void) | undefined
 
-  /** Made by consumers. */
-  constructor(
-    queue: string,
-    fields: unknown,
-    parse: ((body: unknown) => T) | undefined,
-    signal: AbortSignal,
-    settle: (settlement: Settlement) => void,
-  ) {
+  /** Made by readers and consumers. */
+  constructor(fields: unknown, parse: ((body: unknown) => T) | undefined) {
     const known = asObject(fields)
     this.#rawBody = decodeBody(fields)
     this.body = parse ? parse(this.#rawBody) : (this.#rawBody as T)
-    this.queue = queue
     this.id = String(known['id'])
     this.exchange = String(known['exchange'] ?? '')
     this.routingKey = String(known['routingKey'] ?? '')
     this.properties = asObject(known['properties'])
     this.headers = asObject(known['headers'])
-    this.deliveryCount = Number(known['deliveryCount'])
-    this.failedCount = Number(known['failedCount'])
-    this.redelivered = known['redelivered'] === true
     this.storedAt = String(known['storedAt'])
-    this.signal = signal
-    this.#settle = settle
-  }
-
-  /** Whether its end has been told. */
-  get settled(): boolean {
-    return this.#settle === undefined
   }
 
   /** The CloudEvent that the message is; undefined when it is none. */
@@ -97,6 +69,44 @@ export class Delivery<T = unknown> {
     const { traceparent, tracestate } = this.headers
     if (typeof traceparent !== 'string') return undefined
     return { traceparent, ...(typeof tracestate === 'string' && { tracestate }) }
+  }
+}
+
+/** One delivery of one message, to be settled once. */
+export class Delivery<T = unknown> extends Message<T> {
+  /** The queue it came from. */
+  readonly queue: string
+  /** Deliveries so far, this one included. */
+  readonly deliveryCount: number
+  /** Deliveries so far that failed. */
+  readonly failedCount: number
+  /** Whether it may have been worked on before. */
+  readonly redelivered: boolean
+  /** Aborts when the delivery is lost: its connection or its lease is gone, it comes again. */
+  readonly signal: AbortSignal
+  #settle: ((settlement: Settlement) => void) | undefined
+
+  /** Made by consumers. */
+  constructor(
+    queue: string,
+    fields: unknown,
+    parse: ((body: unknown) => T) | undefined,
+    signal: AbortSignal,
+    settle: (settlement: Settlement) => void,
+  ) {
+    super(fields, parse)
+    const { deliveryCount, failedCount, redelivered } = asObject(fields)
+    this.queue = queue
+    this.deliveryCount = Number(deliveryCount)
+    this.failedCount = Number(failedCount)
+    this.redelivered = redelivered === true
+    this.signal = signal
+    this.#settle = settle
+  }
+
+  /** Whether its end has been told. */
+  get settled(): boolean {
+    return this.#settle === undefined
   }
 
   /** Done: the message is gone. What a handler that returns does by itself. */

@@ -1,7 +1,7 @@
 export { BROKER_ERROR_CODES } from './broker-error-codes.ts'
 export type { CloudEvent } from './cloud-event.ts'
 export { type ConsumeOptions, Consumer, type Handler } from './consumer.ts'
-export { DeadLetter, Delivery, Retry } from './delivery.ts'
+export { DeadLetter, Delivery, Message, Retry } from './delivery.ts'
 export {
   CLIENT_ERROR_CODES,
   type ErrorCode,
@@ -38,4 +38,5 @@ export {
   Topology,
 } from './topology.ts'
 export type { RetryOptions } from './wait.ts'
+export type { WatchOptions } from './watch.ts'
 export { type VerifiedWebhook, type VerifyOptions, verifyWebhook } from './webhook.ts'

@@ -22,7 +22,7 @@ export type Target =
 
 /** What a publisher may say about a message, beside its body. */
 export interface MessageOptions {
-  /** Stored once under this key within the window of each queue. Default: a random one a publish. */
+  /** Stored once under this key within the window of each queue. Default: a random one. */
   readonly idempotencyKey?: string
   /** The message's own headers. */
   readonly headers?: Readonly<Record<string, HeaderValue>>

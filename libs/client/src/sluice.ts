@@ -1,6 +1,7 @@
 /** The client: publish, consume, declare. */
 import { type CloudEvent, completeEvent } from './cloud-event.ts'
 import { type ConsumeOptions, Consumer, type Handler } from './consumer.ts'
+import type { Message } from './delivery.ts'
 import { SluiceError } from './errors.ts'
 import { type CallOptions, Http, type SluiceOptions } from './http.ts'
 import { LeaseSource } from './lease-source.ts'
@@ -16,6 +17,7 @@ import {
 } from './publish.ts'
 import { Socket } from './socket.ts'
 import { Topology } from './topology.ts'
+import { type WatchOptions, watch } from './watch.ts'
 
 const EVENTS_TYPE = 'application/cloudevents-batch+json'
 
@@ -118,6 +120,16 @@ export class Sluice {
         ? new LeaseSource(this.#http, queue, options.leaseMs)
         : this.#socket.source(queue, options)
     return new Consumer(queue, handler, options, source)
+  }
+
+  /**
+   * What is published to an exchange from now on, without consuming it: every reader sees every
+   * message. Goes on where it was when the connection breaks; ends with the signal's reason.
+   *
+   *     for await (const { routingKey, body } of sluice.watch('events', { bindingKey: 'order.#' })) ...
+   */
+  watch<T = unknown>(exchange: string, options: WatchOptions<T> = {}): AsyncGenerator<Message<T>> {
+    return watch(this.#http, exchange, options)
   }
 
   /** A queue whose messages are all of one type. `parse` checks what comes. */

@@ -1,8 +1,8 @@
 /**
  * One WebSocket to the broker for many consumers and publishes; connects again by itself.
  *
- * A connection that breaks loses its deliveries: they come again, and the signal of each aborts. Its
- * publishes are sent again with their keys. docs/websocket.md lists the frames.
+ * A connection that breaks loses its deliveries: they come again, and the signal of each aborts.
+ * Its publishes are sent again with their keys. docs/websocket.md lists the frames.
  */
 import type { RawDelivery, Sink, Source } from './consumer.ts'
 import type { Settlement } from './delivery.ts'

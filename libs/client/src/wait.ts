@@ -5,7 +5,7 @@ import { SluiceError } from './errors.ts'
 export interface RetryOptions {
   /** Tries in all, the first included. Default 8. */
   readonly attemptsMax?: number
-  /** First wait in ms, doubled after each try; the real one is drawn from its upper half. Default 100. */
+  /** First wait in ms, doubled after each try and drawn from its upper half. Default 100. */
   readonly baseMs?: number
   /** Longest wait in ms. Default 5 000. */
   readonly delayMsMax?: number
