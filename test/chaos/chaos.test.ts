@@ -5,7 +5,6 @@
  *   SHORT=1         one run, as part of npm test
  *   SEED=n          replays a run: the same load and the same schedule of faults
  *   RUNS, SECONDS   how many runs, and how long things go wrong in each (10, 60)
- *   DOORS=amqp      a short run with AMQP clients too, as long runs have them
  *   VERBOSE=1       says what goes wrong while it does
  *
  * Redis has appendfsync always, where the checks are exact. One run in five has everysec, where a
@@ -19,7 +18,7 @@ import { type RunResult, run } from './run.ts'
 const short = process.env['SHORT'] === '1'
 const first = seedFromEnv()
 const runs = Number(process.env['RUNS'] ?? (short || process.env['SEED'] ? 1 : 10))
-const seconds = Number(process.env['SECONDS'] ?? (short ? 22 : 60))
+const seconds = Number(process.env['SECONDS'] ?? (short ? 20 : 60))
 /** Redis writes its AOF once a second, and postpones a write by at most two for a busy disk. */
 const EVERYSEC_LOSS_MS_MAX = 3_000
 

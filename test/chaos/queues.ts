@@ -24,13 +24,6 @@ export interface QueuePlan {
   readonly deadTo: string
 }
 
-/**
- * Whether some of the load comes over AMQP: in long runs, and with DOORS=amqp. Under it some seeds
- * end with messages that a live process still holds for a connection; until that is mended, the
- * short run keeps to HTTP.
- */
-export const OVER_AMQP = process.env['DOORS'] === 'amqp' || process.env['SHORT'] !== '1'
-
 /** The broker's own limit, where a queue names none. */
 const LIMIT_DEFAULT = 20
 const quick = { base: 100, factor: 2, max: 800, jitter: 0.5 }
@@ -62,8 +55,8 @@ export const GRAVES: readonly string[] = ['dead', DEAD_LETTERS]
 function plan(name: string, http: number, amqp: number, rest: Partial<QueuePlan> = {}): QueuePlan {
   return {
     name,
-    http: OVER_AMQP ? http : http + amqp,
-    amqp: OVER_AMQP ? amqp : 0,
+    http,
+    amqp,
     deliveryLimit: LIMIT_DEFAULT,
     deadTo: DEAD_LETTERS,
     arguments: {},

@@ -16,7 +16,7 @@ import { Consumer, idOf, type Mood } from './consumers.ts'
 import { Faults, schedule } from './faults.ts'
 import { Ledger } from './ledger.ts'
 import { Publisher, type PublisherPlan } from './publishers.ts'
-import { BASE, declareAll, GRAVES, OVER_AMQP, QUEUES, STREAMS, VHOST } from './queues.ts'
+import { BASE, declareAll, GRAVES, QUEUES, STREAMS, VHOST } from './queues.ts'
 
 export interface RunOptions {
   readonly seed: number
@@ -90,13 +90,12 @@ function startLoad({ routers, doors, amqp }: Cluster, ledger: Ledger, dice: Rand
   const published = publishers().map((plan) =>
     new Publisher(plan, routers, ledger, part()).run(stopPublishers.signal),
   )
-  const streams = OVER_AMQP ? STREAMS : []
-  const overAmqp = streams
-    .filter(({ routingKey }) => AMQP_STREAMS.includes(routingKey))
-    .map((stream) => {
+  const overAmqp = STREAMS.filter(({ routingKey }) => AMQP_STREAMS.includes(routingKey)).map(
+    (stream) => {
       const name = `${stream.routingKey || 'fan'}.amqp`
       return new AmqpPublisher(name, stream, amqp, ledger, part()).run(stopPublishers.signal)
-    })
+    },
+  )
   const times = (count: number, make: () => { run(signal: AbortSignal): Promise<void> }) =>
     Array.from({ length: count }, () => make().run(stopConsumers.signal))
   const consumed = QUEUES.flatMap((plan) => [
