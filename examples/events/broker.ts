@@ -17,18 +17,26 @@ export interface Broker {
 }
 
 /**
+ * @param settings of a broker of its own, besides the usual ones.
+ *
  * SLUICE is the URL of a running broker, and SLUICE_ADMIN_PASSWORD its password. Without SLUICE a
  * broker and its Redis are started, in a folder that goes with them; REDIS_URL names another Redis.
  */
-export async function openBroker(say: (line: string) => void): Promise<Broker> {
+export async function openBroker(
+  say: (line: string) => void,
+  settings: Readonly<Record<string, string>> = {},
+): Promise<Broker> {
   const { SLUICE: url, SLUICE_ADMIN_USER: user, SLUICE_ADMIN_PASSWORD: password } = process.env
-  if (!url) return await startBroker(say)
+  if (!url) return await startBroker(say, settings)
   if (!password) throw new Error('Give the password of that broker: SLUICE_ADMIN_PASSWORD.')
   const place = { url: url.replace(/\/$/, ''), credential: `${user || 'admin'}:${password}` }
   return { place, close: async () => {} }
 }
 
-async function startBroker(say: (line: string) => void): Promise<Broker> {
+async function startBroker(
+  say: (line: string) => void,
+  settings: Readonly<Record<string, string>>,
+): Promise<Broker> {
   const folder = mkdtempSync(join(tmpdir(), 'sluice-example-'))
   const redis = await openRedis({ dir: join(folder, 'redis'), persist: true, say })
   const password = randomBytes(18).toString('base64url')
@@ -44,6 +52,7 @@ async function startBroker(say: (line: string) => void): Promise<Broker> {
       SLUICE_ADMIN_USER: 'admin',
       SLUICE_ADMIN_PASSWORD: password,
       SLUICE_LOG_LEVEL: 'error',
+      ...settings,
     },
     stdio: ['ignore', 2, 2, 'ipc'],
     detached: true, // Ctrl-C reaches it from here, after the consumers
