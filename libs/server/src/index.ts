@@ -48,6 +48,7 @@ export {
   eventOfMessage,
   eventsFromBody,
   type MessageFacts,
+  storedIdentity,
 } from './publish/cloud-event.ts'
 export {
   describeReached,
@@ -75,3 +76,4 @@ export {
   startBroker,
   type Upgrade,
 } from './service.ts'
+export type { Tls } from './tls.ts'

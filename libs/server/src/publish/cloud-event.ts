@@ -145,6 +145,35 @@ export function eventIdentity(source: unknown, id: unknown): string {
   return `ce:${createHash('sha256').update(text).digest('base64url')}`
 }
 
+/**
+ * What names an event that came by AMQP, from its headers, or from its body in structured mode;
+ * undefined when it is none.
+ */
+export function storedIdentity(
+  headers: Table,
+  structured: boolean,
+  body: Buffer,
+): string | undefined {
+  const attributes = structured ? jsonAttributes(body) : headers
+  const read = (name: string) =>
+    structured
+      ? attributes[name]
+      : (headers[`cloudEvents:${name}`] ?? headers[`cloudEvents_${name}`])
+  if (read('specversion') !== '1.0') return undefined
+  const [source, id] = [read('source'), read('id')]
+  return typeof source === 'string' && typeof id === 'string' && source !== '' && id !== ''
+    ? eventIdentity(source, id)
+    : undefined
+}
+
+function jsonAttributes(body: Buffer): Readonly<Record<string, unknown>> {
+  try {
+    return eventFromJson(parseJson(body)).attributes
+  } catch {
+    return {} // it is stored as the message that it is
+  }
+}
+
 /** The attributes that a message's own headers carry; undefined when it is no event. */
 function storedAttributes(headers: Table): Record<string, EventAttribute> | undefined {
   const attributes: Record<string, EventAttribute> = {}

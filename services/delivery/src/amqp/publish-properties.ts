@@ -17,6 +17,8 @@ export interface PublishProperties {
   readonly replyTo: string
   readonly messageId: string
   readonly userId: string
+  /** Whether the body is a CloudEvent in structured mode. */
+  readonly event: boolean
   /** Bytes of the header table; 0 = there is none, or it is empty. */
   readonly headersSize: number
 }
@@ -37,6 +39,7 @@ export function readPublishProperties(bytes: Buffer): PublishProperties {
   }
   const octet = (flag: number): number => (flags & flag ? (bytes[at++] ?? 0) : 0)
 
+  const event = isEventType(flags & 0x8000 ? bytes : undefined)
   short(0x8000, false) // content-type
   short(0x4000, false) // content-encoding
   let headersSize = 0
@@ -64,8 +67,17 @@ export function readPublishProperties(bytes: Buffer): PublishProperties {
     replyTo,
     messageId,
     userId,
+    event,
     headersSize,
   }
+}
+
+const EVENT_TYPE = Buffer.from('application/cloudevents+json')
+
+/** @param bytes properties with a content type, which comes first; undefined = there is none. */
+function isEventType(bytes: Buffer | undefined): boolean {
+  if (bytes === undefined || bytes[2]! < EVENT_TYPE.length) return false
+  return bytes.subarray(3, 3 + EVENT_TYPE.length).equals(EVENT_TYPE)
 }
 
 /** Milliseconds as a decimal string, 0 .. 10 years; else NaN. */

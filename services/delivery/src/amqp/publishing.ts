@@ -11,8 +11,10 @@ import {
   encodeProperties,
   METHOD_IDS,
   REPLY_CODES,
+  type Table,
 } from '@sluice/amqp'
 import { DEFAULT_EXCHANGE, limits, type Message } from '@sluice/core'
+import { storedIdentity } from '@sluice/server'
 import type { Published, PublishReply, QueueEntry, RoutingTable } from '@sluice/topology'
 import {
   furtherKeys,
@@ -215,11 +217,17 @@ export class Publishing implements PublishReply {
       ttlMs: known.ttlMs,
       delayMs: delayOf(headers?.[DELAY_HEADER]) || this.#untilEta(headers?.[ETA_HEADER]),
       dedupId: '',
-      messageId: known.messageId,
+      messageId: this.#identity(known, headers, body),
       durability: null,
       properties: kept,
       body,
     }
+  }
+
+  /** What names the message in queues that remember such names: an event's source and id. */
+  #identity({ event, messageId }: PublishProperties, headers: Table | undefined, body: Buffer) {
+    if (!event && headers === undefined) return messageId
+    return storedIdentity(headers ?? {}, event, body) ?? messageId
   }
 
   /** The routing key, where a queue of this vhost keeps the order of keys; else none is stored. */
