@@ -35,10 +35,11 @@ export async function hashPassword(password: string): Promise<string> {
 }
 
 /**
- * A hash made by RabbitMQ, in the form that is kept: `rabbit_password_hashing_sha256$<base64>`.
- * Throws invalid_request for another algorithm, or a hash of another length.
+ * A hash made by RabbitMQ, or exported by Sluice, in the form that is kept: its algorithm, `$`, and
+ * the rest. Throws invalid_request for another algorithm, or a hash of another form.
  */
 export function importHash(algorithm: string, base64: string): string {
+  if (algorithm === 'scrypt') return importScrypt(base64)
   const known = importedOf(algorithm)
   if (!known) {
     const names = Object.keys(IMPORTED).join(', ')
@@ -50,6 +51,18 @@ export function importHash(algorithm: string, base64: string): string {
     throw new BrokerError('invalid_request', text)
   }
   return `${algorithm}$${bytes.toString('base64')}`
+}
+
+const OWN = /^(\d+)\$(\d+)\$(\d+)\$([\w-]{22})\$([\w-]{43})$/
+
+/** A hash that would cost more than ours does is nobody's: every login would pay for it. */
+function importScrypt(text: string): string {
+  const parts = OWN.exec(text)
+  const cost = parts && costOf(parts.slice(1))
+  if (!cost || cost.N !== COST.N || cost.r !== COST.r || cost.p !== COST.p) {
+    throw new BrokerError('invalid_request', 'The hash is none that Sluice exports.')
+  }
+  return `scrypt$${text}`
 }
 
 /**

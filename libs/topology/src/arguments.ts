@@ -10,9 +10,9 @@
  *   x-expires                 │ expires                 │ ms, 1 .. 10 years
  *   x-max-length              │ max-length              │ ready messages
  *   x-max-length-bytes        │ max-length-bytes        │ bytes of ready messages
- *   x-overflow                │ overflow                │ drop-head, reject-publish,
- *   reject-publish-dlx x-dead-letter-exchange    │ dead-letter-exchange    │ an exchange's name; ''
- *   is the default one x-dead-letter-routing-key │ dead-letter-routing-key │ a routing key
+ *   x-overflow                │ overflow                │ drop-head, reject-publish[-dlx]
+ *   x-dead-letter-exchange    │ dead-letter-exchange    │ an exchange's name; '' is the default one
+ *   x-dead-letter-routing-key │ dead-letter-routing-key │ a routing key
  *   x-dead-letter-strategy    │ dead-letter-strategy    │ at-most-once, at-least-once
  *   x-delivery-limit          │ delivery-limit          │ failed deliveries, -1 = no limit
  *   x-dedup-window            │ dedup-window            │ ms, 1 s .. 7 days
@@ -149,15 +149,20 @@ export function checkPolicyDefinition(policy: PolicyDefinition): void {
   checkSize(definition)
   for (const [key, value] of Object.entries(definition)) {
     const rule = POLICY_RULES.get(key)
-    const wrong =
-      rule && (applyTo === 'all' || applyTo === `${rule.of}s`)
-        ? rule.check(value)
-        : `unknown to policies for ${applyTo}`
+    const wrong = isPolicyKey(key, applyTo)
+      ? rule!.check(value)
+      : `unknown to policies for ${applyTo}`
     if (wrong === undefined) continue
     throw new BrokerError('invalid_request', `invalid key '${key}' in policy: ${wrong}`, {
       details: { argument: key },
     })
   }
+}
+
+/** Whether a policy for these can set this key at all. */
+export function isPolicyKey(key: string, applyTo: PolicyDefinition['applyTo']): boolean {
+  const rule = POLICY_RULES.get(key)
+  return rule !== undefined && (applyTo === 'all' || applyTo === `${rule.of}s`)
 }
 
 /** The value that counts: the argument's or the policy's; undefined when neither sets it. */

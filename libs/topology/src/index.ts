@@ -1,4 +1,10 @@
-export { ARGUMENTS_BYTES_MAX } from './arguments.ts'
+export {
+  ARGUMENTS_BYTES_MAX,
+  checkSameExchange,
+  checkSameQueue,
+  isPolicyKey,
+} from './arguments.ts'
+export { parseExchange, parsePolicy, parseQueue } from './checks.ts'
 export {
   type DeadLetterTarget,
   type Death,

@@ -1,6 +1,7 @@
 /** The producers' and operators' side: takes messages in, and keeps the topology. */
 import type { Config } from '@sluice/config'
 import type { Deps, Service } from '@sluice/server'
+import { definitionRoutes } from './definitions/http-definitions.ts'
 import { apiKeyRoutes } from './http-api-keys.ts'
 import { auditRoute } from './http-audit.ts'
 import { batchRoute } from './http-batch.ts'
@@ -23,6 +24,7 @@ export function router(deps: Deps, config: Config): Service {
       ...userRoutes(deps),
       ...apiKeyRoutes(deps),
       auditRoute(deps),
+      ...definitionRoutes(deps),
       ...ingestRoutes(deps),
       requestRoute(deps),
     ],

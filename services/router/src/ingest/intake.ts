@@ -24,6 +24,7 @@ import {
   type WaitingRoom,
 } from '@sluice/store'
 import {
+  type Count,
   contextOf,
   endSpan,
   readTraceContext,
@@ -45,6 +46,7 @@ const TYPE_LENGTH_MAX = 80
 
 export function intake(deps: Deps, { messageBytesMax }: { messageBytesMax: number }): Area {
   const ingests = new Ingests(deps)
+  const counts = ingestCounts(deps)
   const { credentials, report } = deps
   return {
     below: BELOW,
@@ -52,17 +54,36 @@ export function intake(deps: Deps, { messageBytesMax }: { messageBytesMax: numbe
       const target = new Target(req.url!)
       const ingest = ingests.find(target.name)
       if (ingest?.settings.open) {
-        new Acceptance(deps, ingest, target, req, res, '').start(messageBytesMax)
+        new Acceptance(deps, counts, ingest, target, req, res, '').start(messageBytesMax)
         return
       }
       const enter = (principal: Principal | undefined) => {
         const known = checkSender(deps, principal, ingest, target, req)
-        new Acceptance(deps, known, target, req, res, principal!.name).start(messageBytesMax)
+        const { name } = principal!
+        new Acceptance(deps, counts, known, target, req, res, name).start(messageBytesMax)
       }
       const proven = credentials.authenticate(req.headers.authorization, req.socket.remoteAddress)
       if (!(proven instanceof Promise)) enter(proven)
       else proven.then(enter).catch((error: unknown) => refuse(req, res, error, report))
     },
+  }
+}
+
+type Counts = Readonly<Record<Admitted | 'bytes', Count>>
+
+function ingestCounts({ metrics }: Deps): Counts {
+  const door = 'ingest'
+  const count = (outcome: Admitted) => metrics.count('published', { door, outcome })
+  return {
+    stored: count('stored'),
+    duplicate: count('duplicate'),
+    full: count('full'),
+    crowded: count('crowded'),
+    gone: count('gone'),
+    'memory-high': count('memory-high'),
+    'not-durable': count('not-durable'),
+    unavailable: count('unavailable'),
+    bytes: metrics.count('publishedBytes', { door }),
   }
 }
 
@@ -108,6 +129,7 @@ class Target {
 /** One request, from its headers to its answer. */
 class Acceptance {
   readonly #deps: Deps
+  readonly #counts: Counts
   readonly #ingest: OpenIngest
   readonly #target: Target
   readonly #req: IncomingMessage
@@ -122,6 +144,7 @@ class Acceptance {
   /** @param user of the credential, '' = none was asked for. */
   constructor(
     deps: Deps,
+    counts: Counts,
     ingest: OpenIngest,
     target: Target,
     req: IncomingMessage,
@@ -129,6 +152,7 @@ class Acceptance {
     user: string,
   ) {
     this.#deps = deps
+    this.#counts = counts
     this.#ingest = ingest
     this.#target = target
     this.#req = req
@@ -159,6 +183,7 @@ class Acceptance {
       this.#name(body)
       const dedupId = this.#key === '' ? '' : this.#id
       const client = this.#ingest.client(this.#req, this.#user)
+      this.#counts.bytes.value += body.length
       room.append(this.#record(body), dedupId, client, this, 0)
     } catch (error) {
       this.#refuse(error)
@@ -241,6 +266,7 @@ class Acceptance {
   }
 
   appended(_token: number, outcome: Admitted, room: WaitingRoom): void {
+    this.#counts[outcome].value++
     const stored = outcome === 'stored' || outcome === 'duplicate'
     if (this.#span) endSpan(this.#span, stored ? undefined : outcome, { 'sluice.outcome': outcome })
     if (stored) {
