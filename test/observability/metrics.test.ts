@@ -112,7 +112,7 @@ test('promtool finds nothing wrong with any of the pages', async (t) => {
   }
 })
 
-/** What the panels of RabbitMQ's own overview dashboard ask for. */
+/** What the panels of RabbitMQ's own overview dashboards ask for, of 3.8 and later ones. */
 const OVERVIEW = `
   build_info identity_info alarms_memory_used_watermark queue_messages_ready queue_messages_unacked
   channels connections consumers queues global_publishers resident_memory_limit_bytes
@@ -126,7 +126,13 @@ const OVERVIEW = `
   global_messages_delivered_get_manual_ack_total global_messages_delivered_get_auto_ack_total
   global_messages_get_empty_total global_messages_acknowledged_total queues_declared_total
   queues_created_total queues_deleted_total channels_opened_total channels_closed_total
-  connections_opened_total connections_closed_total`
+  connections_opened_total connections_closed_total channel_consumers
+  channel_messages_published_total channel_messages_confirmed_total
+  channel_messages_unconfirmed channel_messages_unroutable_dropped_total
+  channel_messages_unroutable_returned_total channel_messages_delivered_total
+  channel_messages_delivered_ack_total channel_messages_redelivered_total
+  channel_messages_acked_total
+  channel_messages_get_total channel_messages_get_ack_total channel_get_empty_total`
 
 test('RabbitMQ’s names are all there, summed, and by queue where asked', async (t) => {
   const broker = await worked(t)

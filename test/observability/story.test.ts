@@ -1,6 +1,6 @@
 /**
- * The whole way of a message in one trace: from a Python producer over AMQP to a webhook, its failed
- * first attempt and its retry; and the same of a request that an ingest took in.
+ * The whole way of a message in one trace: from a Python producer over AMQP to a webhook, its
+ * failed first attempt and its retry; and the same of a request that an ingest took in.
  */
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'

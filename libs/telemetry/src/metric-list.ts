@@ -4,12 +4,13 @@
  * `_total` on counters.
  */
 
-const DOORS = ['http', 'amqp', 'websocket', 'sse', 'push', 'broker'] as const
+const DOORS = ['http', 'ingest', 'amqp', 'websocket', 'sse', 'push', 'broker'] as const
 const OUTCOMES = [
   'stored',
   'duplicate',
   'unroutable',
   'full',
+  'crowded',
   'gone',
   'not-durable',
   'unavailable',
@@ -70,6 +71,12 @@ export const METRICS = {
     kind: 'counter',
     labels: { door: DOORS },
     doc: 'Deliveries handed to consumers, redeliveries included.',
+  },
+  redelivered: {
+    name: 'sluice_messages_redelivered_total',
+    kind: 'counter',
+    labels: { door: ['http', 'amqp'] },
+    doc: 'Of the deliveries, those that were not the first of their message.',
   },
   settled: {
     name: 'sluice_messages_settled_total',

@@ -62,12 +62,16 @@ export function rabbitmqFamilies(metrics: Metrics, facts: RabbitmqFacts): Family
       series: [{ labels: {}, value }],
     })),
     ...messageCounters(metrics),
+    ...channelCounters(metrics),
   ]
 }
 
-function identity({ version, node }: RabbitmqFacts): Family[] {
+function identity({ version, node, perObject }: RabbitmqFacts): Family[] {
   const common = { kind: 'gauge' as const }
-  const nodeLabels = { rabbitmq_node: node, rabbitmq_cluster: 'sluice' }
+  const nodeLabels = {
+    ...{ rabbitmq_node: node, rabbitmq_cluster: 'sluice' },
+    rabbitmq_endpoint: perObject ? 'per-object' : 'aggregated',
+  }
   const build = {
     ...{ rabbitmq_version: '3.13.7', prometheus_plugin_version: '3.13.7' },
     ...{ prometheus_client_version: version, erlang_version: 'none' },
@@ -187,10 +191,40 @@ function messageCounters(metrics: Metrics): Family[] {
     family('delivered_get_manual_ack', 'delivered using basic.get', () => 0),
     family('delivered_get_auto_ack', 'delivered using basic.get and automatic acks', () => 0),
     family('get_empty', 'that basic.get did not find', () => 0),
-    family('redelivered', 'redelivered to consumers', () => 0),
+    family('redelivered', 'redelivered to consumers', (door) =>
+      metrics.total('redelivered', { door }),
+    ),
     family('acknowledged', 'acknowledged by consumers', settled),
     family('dead_lettered', 'dead-lettered', (door) =>
       door === 'amqp' ? metrics.total('deadLettered') : 0,
     ),
+  ]
+}
+
+/** What dashboards asked for before the global counters came, summed over channels. */
+function channelCounters(metrics: Metrics): Family[] {
+  const family = (name: string, doc: string, kind: 'counter' | 'gauge', value: number): Family => ({
+    ...{ name: `rabbitmq_channel_${name}`, kind, doc },
+    series: [{ labels: {}, value }],
+  })
+  const counter = (name: string, doc: string, value: number) =>
+    family(`messages_${name}_total`, `Total number of messages ${doc}`, 'counter', value)
+  const total = (key: 'published' | 'settled' | 'leased', outcome?: string) =>
+    metrics.total(key, outcome === undefined ? {} : { outcome })
+  const stored = total('published', 'stored') + total('published', 'duplicate')
+  return [
+    family('consumers', 'Consumers on a channel', 'gauge', metrics.read('channels')),
+    family('messages_unconfirmed', 'Messages published but not yet confirmed', 'gauge', 0),
+    counter('published', 'published into an exchange on a channel', total('published')),
+    counter('confirmed', 'published and confirmed', stored),
+    counter('unroutable_dropped', 'dropped as unroutable', total('published', 'unroutable')),
+    counter('unroutable_returned', 'returned as unroutable', 0),
+    counter('delivered_ack', 'delivered in manual acknowledgement mode', total('leased')),
+    counter('delivered', 'delivered in automatic acknowledgement mode', 0),
+    counter('get_ack', 'fetched with basic.get in manual acknowledgement mode', 0),
+    counter('get', 'fetched with basic.get in automatic acknowledgement mode', 0),
+    counter('redelivered', 'redelivered to consumers', metrics.total('redelivered')),
+    counter('acked', 'acknowledged by consumers', total('settled', 'settled')),
+    family('get_empty_total', 'Times basic.get fetched no message', 'counter', 0),
   ]
 }

@@ -106,6 +106,7 @@ export function pullRoutes(
 ): Route[] {
   const spans = new LeaseSpans({ metrics, tracing, store: storage })
   const leased = metrics.count('leased', { door: 'http' })
+  const redelivered = metrics.count('redelivered', { door: 'http' })
   let polls = 0
 
   const lease = route({
@@ -141,6 +142,7 @@ export function pullRoutes(
       try {
         const messages = await onQueue(topology, params, ({ store }) => store.lease(options))
         leased.value += messages.length
+        for (const message of messages) if (message.redelivered) redelivered.value++
         spans.leased(params, messages, call.req.headers)
         if (query.events !== undefined) return leasedEvents(call, query.events, messages)
         return {

@@ -74,8 +74,14 @@ export class ChannelSession implements ChannelHandler {
     const { exchange, routingKey, body } = delivery.record
     const properties = withDeliveryCount(delivery)
     const { redelivered } = delivery
-    this.session.context.counts.leased.value++
+    this.#countDelivery(redelivered)
     this.channel.deliver(consumer.tag, tag, redelivered, exchange, routingKey, properties, body)
+  }
+
+  #countDelivery(redelivered: boolean): void {
+    const { counts } = this.session.context
+    counts.leased.value++
+    if (redelivered) counts.redelivered.value++
   }
 
   /** What the user may do has changed. */
@@ -280,7 +286,7 @@ export class ChannelSession implements ChannelHandler {
     const { exchange, routingKey, body } = delivery.record
     const properties = withDeliveryCount(delivery)
     const { redelivered } = delivery
-    this.session.context.counts.leased.value++
+    this.#countDelivery(redelivered)
     this.channel.getOk(tag, redelivered, exchange, routingKey, ready, properties, body)
     if (noAck) feed.ack(delivery)
   }

@@ -6,6 +6,7 @@ import type { Outcome } from './outstanding.ts'
 export interface AmqpCounts {
   readonly publish: PublishCounts
   readonly leased: Count
+  readonly redelivered: Count
   /** By how a delivery ended. */
   settled(how: Outcome): void
   readonly channels: { open: number; readonly opened: Count }
@@ -21,6 +22,7 @@ export function amqpCounts({ metrics }: Pick<Deps, 'metrics'>, connections: () =
   const counts: AmqpCounts = {
     publish: publishCounts({ metrics }, door),
     leased: metrics.count('leased', { door }),
+    redelivered: metrics.count('redelivered', { door }),
     settled(how) {
       if (how === 'ack') acked.value++
       else if (how.action === 'dead') rejected.value++
