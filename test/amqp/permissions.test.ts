@@ -21,7 +21,7 @@ async function limited(
   rules: Rules,
 ): Promise<AmqpBroker & { admin: AmqpClient; peer: AmqpClient; user: string }> {
   const broker = await withAmqp(t)
-  const { user, password } = await newUser(t, broker, rules)
+  const { user, password } = await newUser(broker, rules)
   const admin = await broker.client()
   await admin.queue('mine')
   await admin.queue('other')
@@ -190,12 +190,12 @@ test('no. 62: topic permissions limit routing keys at topic exchanges, those of 
 test('no. 61: an impersonator publishes with the user-id of somebody else', async (t) => {
   const broker = await withAmqp(t)
   const rules = { write: '.*' }
-  const { user, password } = await newUser(t, broker, rules, ['impersonator'])
+  const { user, password } = await newUser(broker, rules, ['impersonator'])
   const peer = await broker.client({ user, password })
   await confirming(peer)
   peer.publish(1, 'amq.topic', 'key', 'x', { properties: { userId: 'eve' } })
   await peer.expect('basic.ack', 1)
-  const plain = await newUser(t, broker, rules)
+  const plain = await newUser(broker, rules)
   const other = await broker.client(plain)
   const send = () => other.publish(1, 'amq.topic', 'key', 'x', { properties: { userId: 'eve' } })
   assert.match(await other.refusal(send), /user_id property set to 'eve'/)
@@ -203,7 +203,7 @@ test('no. 61: an impersonator publishes with the user-id of somebody else', asyn
 
 test('no. 9: a vhost without a permission of the user is 530, whatever the password', async (t) => {
   const broker = await withAmqp(t)
-  const { user, password } = await newUser(t, broker)
+  const { user, password } = await newUser(broker)
   await assert.rejects(
     broker.client({ user, password }),
     new RegExp(`access to vhost '${broker.vhost}' refused for user '${user}'`),
@@ -212,7 +212,7 @@ test('no. 9: a vhost without a permission of the user is 530, whatever the passw
 
 test('no. 17, 68: consumers of queues that the user may no longer read are cancelled within 2 s', async (t) => {
   const broker = await withAmqp(t)
-  const { user, password } = await newUser(t, broker, { configure: '.*', read: '.*' })
+  const { user, password } = await newUser(broker, { configure: '.*', read: '.*' })
   const capabilities = { consumer_cancel_notify: true }
   const peer = await broker.client({ user, password, clientProperties: { capabilities } })
   await peer.queue('kept')
@@ -243,7 +243,7 @@ test('no. 16: a connection whose user is deleted, gets a new password or loses i
     ],
   ] as const
   for (const [why, end] of ends) {
-    const { user, password } = await newUser(t, broker, { read: '.*' })
+    const { user, password } = await newUser(broker, { read: '.*' })
     const peer = await broker.client({ user, password })
     const since = performance.now()
     await end(user)
@@ -257,7 +257,7 @@ test('no. 16: a connection whose user is deleted, gets a new password or loses i
 
 test('no. 16: an API key opens a connection, and its end closes it: revoked, or by itself', async (t) => {
   const broker = await withAmqp(t)
-  const { user } = await newUser(t, broker, { read: '.*' })
+  const { user } = await newUser(broker, { read: '.*' })
   const make = async (rest: object) =>
     (await succeed(broker, 'POST', '/v1/api-keys', { owner: user, ...rest })).json
   const expiring = await make({ expiresInMs: 1_000 })

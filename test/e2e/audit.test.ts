@@ -51,7 +51,7 @@ function verify(redisUrl: string, ...args: string[]) {
 test('acts are noted with who did them, over HTTP and AMQP; messages are not', async (t) => {
   const { broker, noted, entries } = await setup(t)
   const { vhost } = broker
-  const { user, password } = await newUser(t, broker, { configure: '.*', write: '.*', read: '.*' })
+  const { user, password } = await newUser(broker, { configure: '.*', write: '.*', read: '.*' })
   await noted('admin', `PUT /v1/users/${user}`, 'done')
   await noted('admin', `PUT /v1/users/${user}/permissions/${vhost}`, 'done')
   const peer = await broker.client({ user, password })
@@ -76,7 +76,7 @@ test('whoever is refused is noted: logins by the name if it is one, and operatio
   const { broker, noted, entries } = await setup(t)
   const { vhost, request } = broker
   await succeed(broker, 'PUT', '/queues/q', {})
-  const { user, password, authorization } = await newUser(t, broker, { read: '^nothing$' })
+  const { user, password, authorization } = await newUser(broker, { read: '^nothing$' })
   const guess = (name: string) => `Basic ${Buffer.from(`${name}:wrong`).toString('base64')}`
   await request('GET', '/v1/users', { headers: { Authorization: guess(user) } })
   await noted(user, 'login over HTTP', 'refused')

@@ -52,7 +52,7 @@ async function operations(broker: TestBroker): Promise<Operation[]> {
 
 test('every route needs something, and refuses whoever has no credential, or nothing but one', async (t) => {
   const broker = await withBroker(t)
-  const user = await newUser(t, broker)
+  const user = await newUser(broker)
   const ask = asking(broker, user.authorization)
   const all = await operations(broker)
   assert.ok(all.length > 40)
@@ -72,7 +72,7 @@ test('every route needs something, and refuses whoever has no credential, or not
 
 test('a monitoring user looks everywhere and changes nothing', async (t) => {
   const broker = await withBroker(t)
-  const user = await newUser(t, broker, undefined, ['monitoring'])
+  const user = await newUser(broker, undefined, ['monitoring'])
   const ask = asking(broker, user.authorization)
   for (const { method, path, needs } of await operations(broker)) {
     if (needs === 'nothing' || needs === 'login') continue
@@ -123,7 +123,7 @@ async function withUser(t: TestContext, rules: Rules) {
   const broker = await withBroker(t)
   await succeed(broker, 'PUT', '/queues/q', {})
   await succeed(broker, 'PUT', '/exchanges/x', { type: 'topic' })
-  const user = await newUser(t, broker, rules)
+  const user = await newUser(broker, rules)
   return { broker, ...user, ask: asking(broker, user.authorization) }
 }
 
@@ -199,7 +199,7 @@ test('an API key does at most what it says, and never more than its owner may', 
 
 test('nobody makes keys for others, deletes theirs, or gives a key tags that its owner lacks', async (t) => {
   const { broker, ask } = await withUser(t, { read: '.*' })
-  const other: TestUser = await newUser(t, broker, { read: '.*' })
+  const other: TestUser = await newUser(broker, { read: '.*' })
   assert.equal((await ask('POST', '/v1/api-keys', { owner: other.user })).status, 403)
   assert.equal((await ask('POST', '/v1/api-keys', { owner: 'admin' })).status, 403)
   const theirs = await asking(broker, other.authorization)('POST', '/v1/api-keys', {})
@@ -211,7 +211,7 @@ test('nobody makes keys for others, deletes theirs, or gives a key tags that its
 test('a user administers with the tag alone; vhosts need a permission still', async (t) => {
   const broker = await withBroker(t)
   await succeed(broker, 'PUT', '/queues/q', {})
-  const { user, authorization } = await newUser(t, broker, undefined, ['administrator'])
+  const { user, authorization } = await newUser(broker, undefined, ['administrator'])
   const ask = asking(broker, authorization)
   assert.equal((await ask('GET', '/v1/users')).status, 200)
   assert.equal((await ask('POST', '/queues/q/leases', {})).status, 403)
@@ -227,7 +227,7 @@ test('a user administers with the tag alone; vhosts need a permission still', as
 
 test('passwords go in and do not come out; the administrator of the settings is not changed', async (t) => {
   const broker = await withBroker(t)
-  const { user, password } = await newUser(t, broker)
+  const { user, password } = await newUser(broker)
   const { text } = await succeed(broker, 'GET', `/v1/users/${user}`)
   assert.deepEqual(JSON.parse(text), { name: user, tags: [], hasPassword: true })
   const stored = JSON.stringify(broker.deps.topology.table.documents.get('user', '', user))
@@ -240,7 +240,7 @@ test('passwords go in and do not come out; the administrator of the settings is 
 
 test('a user with a hash that RabbitMQ made logs in with its password', async (t) => {
   const broker = await withBroker(t)
-  const { user } = await newUser(t, broker)
+  const { user } = await newUser(broker)
   // The example of RabbitMQ's documentation (password hashing): salt 908dc60a, SHA-256.
   const passwordHash = 'kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR'
   await succeed(broker, 'PUT', `/v1/users/${user}`, { passwordHash })

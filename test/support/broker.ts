@@ -99,6 +99,8 @@ export function configFor(redisUrl: string, env: Record<string, string> = {}): C
     REDIS_URL: redisUrl,
     SLUICE_HTTP_PORT: '0',
     SLUICE_AMQP_PORT: '0',
+    SLUICE_HTTPS_PORT: '0',
+    SLUICE_AMQPS_PORT: '0',
     SLUICE_ADMIN_PASSWORD: PASSWORD,
     SLUICE_LOG_LEVEL: 'silent',
     SLUICE_DRAIN_MS: '10000',

@@ -102,6 +102,8 @@ class Spawned implements ServiceProcess {
         REDIS_URL: redisUrl,
         SLUICE_HTTP_PORT: '0',
         SLUICE_AMQP_PORT: '0',
+        SLUICE_HTTPS_PORT: '0',
+        SLUICE_AMQPS_PORT: '0',
         SLUICE_ADMIN_PASSWORD: PASSWORD,
         SLUICE_LOG_LEVEL: 'warn',
         NODE_NO_WARNINGS: '1',

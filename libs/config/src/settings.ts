@@ -70,6 +70,11 @@ export const SETTINGS = {
     schema: int(0, 65_535, 8_080),
     doc: 'Port of the HTTP API, health checks and metrics. 0 picks a free one.',
   },
+  httpsPort: {
+    env: 'SLUICE_HTTPS_PORT',
+    schema: int(0, 65_535, 8_443),
+    doc: 'Port of the HTTP API with TLS; it is there once a certificate and its key are set.',
+  },
   httpConnectionsMax: {
     env: 'SLUICE_HTTP_CONNECTIONS_MAX',
     schema: int(1, 1_000_000, 10_000),
@@ -94,7 +99,7 @@ export const SETTINGS = {
   tlsCert: {
     env: 'SLUICE_TLS_CERT',
     schema: z.string().min(1).optional(),
-    doc: 'File with the certificate (PEM, with its chain) for AMQP over TLS.',
+    doc: 'File with the certificate (PEM, with its chain) for HTTPS and AMQP over TLS. The files are read again when they change.',
   },
   tlsKey: {
     env: 'SLUICE_TLS_KEY',
@@ -104,7 +109,17 @@ export const SETTINGS = {
   tlsClientCa: {
     env: 'SLUICE_TLS_CLIENT_CA',
     schema: z.string().min(1).optional(),
-    doc: 'File with the authority (PEM) whose client certificates prove a user by their common name (SASL EXTERNAL).',
+    doc: 'File with the authority (PEM) whose client certificates prove a user: over HTTPS, and over AMQP (SASL EXTERNAL).',
+  },
+  tlsClientName: {
+    env: 'SLUICE_TLS_CLIENT_NAME',
+    schema: z.enum(['cn', 'dns', 'email', 'uri']).default('cn'),
+    doc: 'What of a client certificate names the user: its common name, or its first alternative name of a kind.',
+  },
+  tlsOnly: {
+    env: 'SLUICE_TLS_ONLY',
+    schema: z.stringbool().default(false),
+    doc: 'No listener without TLS: neither `SLUICE_HTTP_PORT` nor `SLUICE_AMQP_PORT` is opened.',
   },
   amqpProduct: {
     env: 'SLUICE_AMQP_PRODUCT',

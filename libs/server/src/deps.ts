@@ -10,6 +10,7 @@ import { followLogLevel } from './log-level.ts'
 import { measure, openExports, openMetrics, watchStore } from './observe.ts'
 import { openAudit } from './open-audit.ts'
 import { openCredentials } from './open-credentials.ts'
+import { openTls, type Tls } from './tls.ts'
 
 export interface Deps {
   readonly log: Logger
@@ -20,6 +21,8 @@ export interface Deps {
   readonly credentials: Credentials
   /** What whoever they prove may do. */
   readonly access: Access
+  /** Undefined without a certificate. */
+  readonly tls: Tls | undefined
   /** Who did what, and who was refused. */
   readonly audit: AuditLog
   readonly store: Store
@@ -52,6 +55,7 @@ export async function openDeps(
     tell?.(error)
   }
   log.debug(maskedConfig(config), 'settings')
+  const tls = openTls(config, log)
   const redisRoundTrip = metrics.histogram('redisRoundTrip', {})
   const batchMessages = metrics.histogram('batchMessages', {})
   const store = await openStore({
@@ -80,6 +84,7 @@ export async function openDeps(
     const exports = await openExports(config, metrics, store.slot.name, log)
     const { tracing } = exports
     const close = async () => {
+      tls?.close()
       unfollow()
       unwatch()
       await exports.close()
@@ -97,6 +102,7 @@ export async function openDeps(
       credentials,
       access,
       audit,
+      tls,
       store,
       topology,
       publisher,

@@ -5,6 +5,7 @@
  * in one process, the very same values run: only the list in main.ts differs.
  */
 import type { IncomingMessage } from 'node:http'
+import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { Config } from '@sluice/config'
 import { loadConfig } from '@sluice/config'
@@ -111,20 +112,20 @@ async function runServices(
   try {
     const services = make.map((makeService) => makeService(deps, config))
     let http = ''
-    const listener: Start = async (signal) => {
-      const { url, closed } = await listenHttp(
-        app(services, deps),
-        {
-          ...listenerOf(config),
-          connections: countConnections(deps),
-          upgrades: services.flatMap(({ upgrades = [] }) => upgrades),
-        },
-        signal,
-      )
-      http = url
-      return { closed }
-    }
     const urls: Record<string, string> = {}
+    const served = app(services, deps)
+    const count = countConnections(deps)
+    const upgrades = services.flatMap(({ upgrades = [] }) => upgrades)
+    const listeners = httpPorts(config, deps).map(
+      ({ port, tls }): Start =>
+        async (signal) => {
+          const options = { ...listenerOf(config), port, tls, connections: count(), upgrades }
+          const { url, closed } = await listenHttp(served, options, signal)
+          http ||= url
+          if (tls) urls['https'] = url
+          return { closed }
+        },
+    )
     const doors = services.flatMap(({ doors = [] }) => doors)
     const opening = doors.map(
       ({ name, open }): Start =>
@@ -135,7 +136,7 @@ async function runServices(
         },
     )
     // Loops first, listeners last: nothing is let in before there is someone to serve it.
-    await runParts(stop, [...services.flatMap(({ loops }) => loops), ...opening, listener], {
+    await runParts(stop, [...services.flatMap(({ loops }) => loops), ...opening, ...listeners], {
       drainMsMax: config.drainMs,
       started() {
         for (const { name } of services) deps.log.info({ service: name, http, ...urls }, 'serving')
@@ -149,7 +150,8 @@ async function runServices(
 }
 
 function app(services: readonly Service[], deps: Deps) {
-  const { topology, store, metrics, credentials, audit, report, stopping } = deps
+  const { topology, store, metrics, credentials, tls, audit, report, stopping } = deps
+  const certified = (socket: Socket) => tls?.certified(socket)
   const health = healthRoutes({
     roundTrip: () => topology.refresh(),
     broken: () => store.broken(),
@@ -160,26 +162,32 @@ function app(services: readonly Service[], deps: Deps) {
     metrics.httpRequest(route, status, seconds)
   const routes = [...services.flatMap(({ routes }) => routes), ...operating]
   return withAreas(
-    httpApp({ routes, credentials, audit, report, stopping, answered }),
+    httpApp({ routes, credentials, certified, audit, report, stopping, answered }),
     services.flatMap(({ areas = [] }) => areas),
     { answered, report, stopping },
   )
 }
 
-function countConnections({ metrics }: Deps): (open: number) => void {
+/** Counts the connections of all listeners; each tells its own. */
+function countConnections({ metrics }: Deps): () => (open: number) => void {
   const opened = metrics.count('connectionsOpened', { door: 'http' })
-  let now = 0
-  metrics.gauge('connections', { door: 'http' }, () => now)
-  return (open) => {
-    if (open > now) opened.value++
-    now = open
+  let all = 0
+  metrics.gauge('connections', { door: 'http' }, () => all)
+  return () => {
+    let own = 0
+    return (open) => {
+      if (open > own) opened.value++
+      all += open - own
+      own = open
+    }
   }
 }
 
-function listenerOf({
-  httpHost: host,
-  httpPort: port,
-  httpConnectionsMax: connectionsMax,
-}: Config) {
-  return { host, port, connectionsMax }
+function httpPorts({ httpPort, httpsPort, tlsOnly }: Config, { tls }: Deps) {
+  const plain = tlsOnly ? [] : [{ port: httpPort, tls: undefined }]
+  return tls ? [...plain, { port: httpsPort, tls }] : plain
+}
+
+function listenerOf({ httpHost: host, httpConnectionsMax: connectionsMax }: Config) {
+  return { host, connectionsMax }
 }

@@ -6,6 +6,7 @@
  * learns and stores nothing.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
 import { BrokerError, limits, type Report } from '@sluice/core'
 import type { Credentials, Principal } from '@sluice/security'
 import express, { type Express, type Request, type RequestHandler, type Response } from 'express'
@@ -18,10 +19,12 @@ import type { Route } from './route.ts'
 
 export interface AppOptions {
   readonly routes: readonly Route[]
-  readonly credentials: Pick<Credentials, 'authenticate' | 'access' | 'claimed'>
+  readonly credentials: Pick<Credentials, 'authenticate' | 'certified' | 'access' | 'claimed'>
   readonly report: Report
   /** Hears of each request once it was answered or given up: its route as declared, its time. */
   readonly answered?: (route: string, status: number, seconds: number) => void
+  /** Whom the certificate of a client names. */
+  readonly certified?: (socket: Socket) => string | undefined
   /** Hears of acts, and of whoever is refused. */
   readonly audit?: Audit
   /** Once aborted, everything is refused with draining. */
@@ -86,7 +89,7 @@ export function measure(req: IncomingMessage, res: ServerResponse): void {
 }
 
 function guard(
-  { credentials, answered, audit, stopping }: AppOptions,
+  { credentials, certified, answered, audit, stopping }: AppOptions,
   isOpen: (path: string) => boolean,
 ): RequestHandler {
   return (req, res, next) => {
@@ -101,6 +104,11 @@ function guard(
     if (isOpen(req.path)) return next()
 
     const { authorization } = req.headers
+    const name = authorization === undefined ? certified?.(req.socket) : undefined
+    if (name !== undefined) {
+      enter(credentials.certified(name), req, res, stopping)
+      return next()
+    }
     const proven = credentials.authenticate(authorization, req.socket.remoteAddress)
     if (proven instanceof Promise) {
       proven.then((principal) => enter(principal, req, res, stopping)).then(() => next(), next)

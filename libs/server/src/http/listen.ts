@@ -6,9 +6,11 @@
  */
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http'
+import { createServer as createHttpsServer } from 'node:https'
 import type { AddressInfo, Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { BrokerError, limits, onAbort, type Running } from '@sluice/core'
+import type { Tls } from '../tls.ts'
 import { toProblem } from './problem.ts'
 
 interface ListenOptions {
@@ -16,6 +18,8 @@ interface ListenOptions {
   /** 0 picks a free one. */
   readonly port: number
   readonly connectionsMax: number
+  /** Speaks HTTPS with it; undefined: plain HTTP. */
+  readonly tls?: Tls | undefined
   /** Called with how many there are whenever that has changed. */
   readonly connections: (open: number) => void
   /** Who takes over connections that ask for another protocol, by path. */
@@ -39,24 +43,22 @@ const LAST_WORDS_MS = 150
  */
 export async function listenHttp(
   app: RequestListener,
-  { host, port, connectionsMax, connections, upgrades }: ListenOptions,
+  { host, port, connectionsMax, connections, tls, upgrades }: ListenOptions,
   signal: AbortSignal,
 ): Promise<Running & { readonly url: string }> {
   const upgradeFor = ({ url = '' }: IncomingMessage) =>
     upgrades.find(({ path }) => path === url.split('?', 1)[0])
-  const server = createServer(
-    {
-      maxHeaderSize: limits.HTTP_HEADER_BYTES_MAX,
-      headersTimeout: limits.HTTP_HEADERS_MS_MAX,
-      requestTimeout: 0,
-      keepAliveTimeout: limits.HTTP_KEEP_ALIVE_MS,
-      connectionsCheckingInterval: 1_000,
-      noDelay: true,
-      // Any other offer to speak another protocol is ignored, as HTTP allows (RFC 9110, 7.8).
-      shouldUpgradeCallback: (request) => upgradeFor(request) !== undefined,
-    },
-    app,
-  )
+  const options = {
+    maxHeaderSize: limits.HTTP_HEADER_BYTES_MAX,
+    headersTimeout: limits.HTTP_HEADERS_MS_MAX,
+    requestTimeout: 0,
+    keepAliveTimeout: limits.HTTP_KEEP_ALIVE_MS,
+    connectionsCheckingInterval: 1_000,
+    noDelay: true,
+    // Any other offer to speak another protocol is ignored, as HTTP allows (RFC 9110, 7.8).
+    shouldUpgradeCallback: (request: IncomingMessage) => upgradeFor(request) !== undefined,
+  }
+  const server: Server = tls ? secured(tls, options, app) : createServer(options, app)
   server.maxConnections = connectionsMax
   const open = new Set<Socket>()
   server.on('connection', (socket: Socket) => {
@@ -90,7 +92,17 @@ export async function listenHttp(
     }, LAST_WORDS_MS)
   })
   const { address, family, port: taken } = server.address() as AddressInfo
-  return { url: `http://${family === 'IPv6' ? `[${address}]` : address}:${taken}`, closed }
+  return {
+    url: `${tls ? 'https' : 'http'}://${family === 'IPv6' ? `[${address}]` : address}:${taken}`,
+    closed,
+  }
+}
+
+function secured(tls: Tls, options: object, app: RequestListener): Server {
+  const server = createHttpsServer({ ...options, ...tls.options }, app)
+  tls.follow(server)
+  server.on('tlsClientError', (_, socket) => socket.destroy()) // a handshake that failed
+  return server
 }
 
 async function listen(server: Server, host: string, port: number): Promise<void> {

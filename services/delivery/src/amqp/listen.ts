@@ -3,14 +3,13 @@
  * connection with a session of its own; what happens on it is the same.
  */
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { createServer as createTlsServer, type TLSSocket } from 'node:tls'
+import { createServer as createTlsServer } from 'node:tls'
 import { AmqpError, Connection, type Mechanism, REPLY_CODES } from '@sluice/amqp'
 import type { Config } from '@sluice/config'
 import { limits, onAbort, type Start } from '@sluice/core'
-import type { Deps, Door, Upgrade } from '@sluice/server'
+import type { Deps, Door, Tls, Upgrade } from '@sluice/server'
 import { createWebSocketStream, WebSocketServer } from 'ws'
 import type { Feeds } from '../feeds.ts'
 import { amqpCounts } from './counts.ts'
@@ -43,13 +42,12 @@ export function amqpDoors(
   feeds: Feeds,
 ): { doors: Door[]; upgrades: Upgrade[]; loop: Start } {
   const amqp = new AmqpServer(deps, config, feeds)
-  const doors = [amqp.door('amqp', config.amqpPort, 'SLUICE_AMQP_PORT', plain())]
-  if ((config.tlsCert === undefined) !== (config.tlsKey === undefined)) {
-    throw new Error('SLUICE_TLS_CERT and SLUICE_TLS_KEY go together: set both, or neither.')
+  const doors: Door[] = []
+  if (!config.tlsOnly) {
+    doors.push(amqp.door('amqp', config.amqpPort, 'SLUICE_AMQP_PORT', plain()))
   }
-  if (config.tlsCert !== undefined && config.tlsKey !== undefined) {
-    const tls = secure(config.tlsCert, config.tlsKey, config.tlsClientCa)
-    doors.push(amqp.door('amqps', config.amqpsPort, 'SLUICE_AMQPS_PORT', tls))
+  if (deps.tls) {
+    doors.push(amqp.door('amqps', config.amqpsPort, 'SLUICE_AMQPS_PORT', secure(deps.tls)))
   }
   return { doors, upgrades: [amqp.webSocket()], loop: (signal) => amqp.run(signal) }
 }
@@ -58,25 +56,13 @@ type MakeServer = (accept: (socket: Socket) => void) => Server
 
 const plain = (): MakeServer => (accept) => createServer({ noDelay: true }, accept)
 
-/** With a CA for clients, one that presents a certificate may authenticate by it (EXTERNAL). */
-function secure(certFile: string, keyFile: string, caFile: string | undefined): MakeServer {
-  return (accept) =>
-    createTlsServer(
-      {
-        cert: readFileSync(certFile),
-        key: readFileSync(keyFile),
-        minVersion: 'TLSv1.2',
-        noDelay: true,
-        handshakeTimeout: limits.AMQP_HANDSHAKE_MS_MAX,
-        ...(caFile !== undefined && {
-          ca: readFileSync(caFile),
-          requestCert: true,
-          rejectUnauthorized: false, // one without a certificate may still say its password
-        }),
-      },
-      accept,
-    )
-}
+const secure =
+  (tls: Tls): MakeServer =>
+  (accept) => {
+    const server = createTlsServer({ ...tls.options, noDelay: true }, accept)
+    tls.follow(server)
+    return server
+  }
 
 class AmqpServer {
   readonly #context: AmqpContext
@@ -138,7 +124,7 @@ class AmqpServer {
     return {
       name,
       open: async (signal) => {
-        const server = make((socket) => this.#accept(socket, peerOf(socket)))
+        const server = make((socket) => this.#accept(socket, this.#peerOf(socket)))
         server.on('tlsClientError', () => {}) // a handshake that failed: its socket is closed
         server.listen(port, host)
         await listening(server, `${host}:${port}`, setting)
@@ -161,11 +147,15 @@ class AmqpServer {
       path: WEBSOCKET_PATH,
       accept: (request, socket, head) => {
         sockets.handleUpgrade(request, socket, head, (webSocket) => {
-          const address = request.socket.remoteAddress ?? ''
-          this.#accept(createWebSocketStream(webSocket), { address, certified: undefined })
+          this.#accept(createWebSocketStream(webSocket), this.#peerOf(request.socket))
         })
       },
     }
+  }
+
+  #peerOf(socket: Socket): Peer {
+    const certified = this.#context.deps.tls?.certified(socket)
+    return { address: socket.remoteAddress ?? '', certified }
   }
 
   #accept(stream: Duplex, peer: Peer): void {
@@ -197,17 +187,6 @@ class AmqpServer {
     if (this.#alarm !== '') connection.block(this.#alarm)
     connection.closed.then(() => this.#connections.delete(connection), report)
   }
-}
-
-function peerOf(socket: Socket): Peer {
-  return { address: socket.remoteAddress ?? '', certified: userOf(socket) }
-}
-
-/** The common name of a client certificate that the CA vouches for. */
-function userOf(socket: Socket): string | undefined {
-  if (!('authorized' in socket) || !socket.authorized) return undefined
-  const name = (socket as TLSSocket).getPeerCertificate().subject?.CN
-  return typeof name === 'string' ? name : undefined
 }
 
 async function listening(server: Server, where: string, setting: string): Promise<void> {
