@@ -33,6 +33,8 @@ export interface LoadOptions {
   readonly bodyBytes: number
   /** Publishes that a producer has unconfirmed at most. */
   readonly outstanding: number
+  /** Where to publish, with which routing keys in turn, all of one length; the queue unless told. */
+  readonly to?: { readonly exchange: string; readonly keys: readonly string[] }
 }
 
 class Wire {
@@ -121,23 +123,28 @@ export interface Producer {
 
 export async function startProducer(
   { url, queue }: Target,
-  { persistent, bodyBytes, outstanding }: LoadOptions,
+  { persistent, bodyBytes, outstanding, to = { exchange: '', keys: [queue] } }: LoadOptions,
 ): Promise<Producer> {
   const select = encodeMethod(1, { name: 'confirm.select', noWait: false })
   const wire = new Wire(url, [select], METHOD_IDS['confirm.select-ok'])
   await wire.ready
   const flags = { mandatory: false, immediate: false }
-  const method = encodeMethod(1, {
-    name: 'basic.publish',
-    exchange: '',
-    routingKey: queue,
-    ...flags,
-  })
   const properties = encodeProperties({ deliveryMode: persistent ? 2 : 1 })
   const content = encodeContent(1, properties, Buffer.alloc(bodyBytes), FRAME_MAX)
-  const one = Buffer.concat([method, content])
+  const { exchange, keys } = to
+  const frames = keys.map((routingKey) =>
+    Buffer.concat([
+      encodeMethod(1, { name: 'basic.publish', exchange, routingKey, ...flags }),
+      content,
+    ]),
+  )
+  const one = frames[0]!
   const bodyAt = one.length - 1 - bodyBytes
-  const all = Buffer.concat(Array.from({ length: outstanding }, () => one))
+  // Each key as often as the others, however many are sent at a time.
+  const all = Buffer.concat(
+    Array.from({ length: 2 * outstanding }, (_, i) => frames[i % frames.length]!),
+  )
+  let at = 0
 
   const tally = new Tally()
   let sent = 0
@@ -148,7 +155,8 @@ export async function startProducer(
   const send = (count: number) => {
     if (count <= 0) return
     // Copied, since the last ones may still wait in the socket.
-    const bytes = Buffer.from(all.subarray(0, count * one.length))
+    const bytes = Buffer.from(all.subarray(at * one.length, (at + count) * one.length))
+    at = (at + count) % outstanding
     const now = performance.now()
     for (let i = 0; i < count; i++) bytes.writeDoubleBE(now, i * one.length + bodyAt)
     sent += count
@@ -216,8 +224,12 @@ export interface Consumer {
   close(): void
 }
 
-/** Acknowledges every delivery, by itself. */
-export async function startConsumer({ url, queue }: Target, prefetch: number): Promise<Consumer> {
+/** Acknowledges every delivery, by itself; `slowMs` after it came, at once unless told. */
+export async function startConsumer(
+  { url, queue }: Target,
+  prefetch: number,
+  slowMs = 0,
+): Promise<Consumer> {
   const consume = { queue, consumerTag: 'c', noLocal: false, noAck: false, exclusive: false }
   const wire = new Wire(
     url,
@@ -244,6 +256,12 @@ export async function startConsumer({ url, queue }: Target, prefetch: number): P
   wire.onMethod = (id, payload) => {
     if (id !== METHOD_IDS['basic.deliver']) return
     const tagAt = 5 + payload[4]!
+    if (slowMs > 0) {
+      const deliveryTag = payload.readUInt32BE(tagAt + 4)
+      const late = encodeMethod(1, { name: 'basic.ack', deliveryTag, multiple: false })
+      setTimeout(() => wire.socket.write(late), slowMs)
+      return
+    }
     payload.copy(many, acks * ack.length + 11, tagAt, tagAt + 8)
     if (++acks === 1) setImmediate(flush)
     else if (acks === prefetch) flush()
