@@ -164,7 +164,8 @@ export class QueueRun {
     const { model } = this
     model.release()
     const deliverable = model.deliverable(this.#heads())
-    const { batches, messages } = await this.#queue(by).take(credit, false)
+    const taken = await this.#queue(by).take(credit, false)
+    const { batches, messages } = taken
     const slot = this.#slot(by)
     const handed = [
       ...batches.flatMap(({ level, id, records }) =>
@@ -185,7 +186,9 @@ export class QueueRun {
     if (this.#isShallow()) {
       assert.ok(all.length > 0 || deliverable.length === 0, 'nothing, and there was something')
     }
-    for (const { message, holder } of handed) model.hold(message, holder)
+    for (const [index, { message, holder }] of handed.entries()) {
+      model.hold(message, { ...holder, ordinal: taken.handed - handed.length + 1 + index })
+    }
     return { expire: true }
   }
 
@@ -271,12 +274,13 @@ export class QueueRun {
 
   async #giveBack({ by, mask, action, soon, failed }: Of<'giveBack'>): Promise<Free> {
     const some = chosen(this.model.heldBy(this.#slot(by)), mask)
+    if (action === 'unseen') some.sort((a, b) => b.ordinal - a.ordinal)
     const failure = failed && action !== 'unseen' ? '+it broke' : '-'
     const letters = await this.#queue(by).returnHeld(
-      some.map(({ batch, ref }) => ({
+      some.map(({ batch, ref, ordinal }) => ({
         ...(batch ? { place: `${batch.level}:${batch.id}`, ref: batch.index } : { place: '', ref }),
         action,
-        delayMs: durationMs(soon),
+        delayMs: action === 'unseen' ? ordinal : durationMs(soon),
         failure,
       })),
     )
@@ -342,7 +346,7 @@ export class QueueRun {
     const keep = chosen(units, mask)
     await this.#queue(by).recover(keep.map(({ name }) => name))
     for (const unit of units) {
-      if (!keep.includes(unit)) for (const message of unit.messages) this.model.unsee(message)
+      if (!keep.includes(unit)) for (const message of unit.messages) this.model.requeue(message)
     }
     return {}
   }

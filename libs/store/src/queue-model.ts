@@ -32,6 +32,8 @@ export interface ModelMessage {
   slot: string
   /** The batch it is held in; undefined = on its own. */
   batch: { readonly level: number; readonly id: string; readonly index: number } | undefined
+  /** Which of the queue's deliveries its last one was, in a take. */
+  ordinal: number
   acquired: number
   failed: number
   reason: string
@@ -109,6 +111,7 @@ export class QueueModel {
       token: '',
       slot: '',
       batch: undefined,
+      ordinal: 0,
       acquired: 0,
       failed: 0,
       reason: '',
@@ -171,9 +174,10 @@ export class QueueModel {
     message.place = 'ready'
   }
 
-  /** Given back, and no consumer was shown it. */
+  /** Given back, and no consumer was shown it; it counts all the same if others came after. */
   unsee(message: ModelMessage): void {
     this.requeue(message)
+    if (message.ordinal !== this.counters.delivered + this.counters.redelivered) return
     this.counters[message.acquired > 1 ? 'redelivered' : 'delivered']--
     message.acquired--
   }

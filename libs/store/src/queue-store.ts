@@ -439,7 +439,7 @@ export interface HeldReturn {
   readonly place: string
   /** Its ref, or its index within the batch. */
   readonly ref: string | number
-  /** 'unseen': as 'ready', and no consumer was shown it. */
+  /** 'unseen': as 'ready', and no consumer was shown it; `delayMs` says which delivery it was. */
   readonly action: 'ready' | 'unseen' | 'due' | 'dead'
   readonly delayMs: number
   /** From failureOf; '-' = not a failed delivery. */

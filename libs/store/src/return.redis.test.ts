@@ -188,13 +188,14 @@ test('what no consumer saw comes back as it was before it was taken', async (t) 
   }
   await publish(queue, 'a', 'b')
   const { item } = await takeBatch(queue)
-  assert.equal(await queue.returnHeld([item(0, { action: 'unseen' })]), 'r')
-  assert.equal(await queue.returnHeld([item(1, { failure: '+it broke' })]), 'r')
+  const second = item(1, { action: 'unseen', delayMs: 2 })
+  assert.equal(await queue.returnHeld([item(0, { failure: '+it broke' }), second]), 'rr')
   assert.deepEqual(await delivered(), [1, 0])
-  const { messages } = await queue.take(2, false)
-  assert.deepEqual(await delivered(), [2, 1])
-  const unseen = { ...READY, place: '', action: 'unseen' } as const
-  assert.equal(await queue.returnHeld(messages.map(({ ref }) => ({ ...unseen, ref }))), 'rr')
+  const { messages, handed } = await queue.take(2, false)
+  assert.deepEqual([handed, ...(await delivered())], [3, 2, 1])
+  const unseen = (n: number) =>
+    ({ place: '', ref: messages[n]!.ref, action: 'unseen', delayMs: n + 2, failure: '-' }) as const
+  assert.equal(await queue.returnHeld([unseen(1), unseen(0)]), 'rr')
   assert.deepEqual(await delivered(), [1, 0])
   assert.deepEqual(
     (await lease(queue)).map(({ record, deliveryCount, failedCount, redelivered }) => [
@@ -202,10 +203,22 @@ test('what no consumer saw comes back as it was before it was taken', async (t) 
       ...[deliveryCount, failedCount, redelivered],
     ]),
     [
-      ['a', 1, 0, false],
-      ['b', 2, 1, true],
+      ['a', 2, 1, true],
+      ['b', 1, 0, false],
     ],
   )
+})
+
+test('what no consumer saw says that it was delivered, when a later message has gone before it', async (t) => {
+  const { queue } = await openTestQueue(t)
+  await publish(queue, 'a', 'b')
+  const [a] = (await queue.take(1, false)).messages
+  const [b] = await lease(queue)
+  const unseen = { ...READY, place: '', ref: a!.ref, action: 'unseen', delayMs: 1 } as const
+  assert.equal(await queue.returnHeld([unseen]), 'r')
+  assert.deepEqual(bodies([b!]), ['b'])
+  const [again] = await lease(queue)
+  assert.deepEqual([String(again!.record.body), again!.redelivered], ['a', true])
 })
 
 test('when its last record leaves, so does the batch', async (t) => {

@@ -98,6 +98,8 @@ export interface Taken {
   readonly kind: 'ok'
   /** Until the next delayed message is due, ms; -1 = none in sight. */
   readonly wakeMs: number
+  /** Deliveries of the queue so far, these included. */
+  readonly handed: number
   readonly batches: readonly TakenBatch[]
   readonly messages: readonly TakenMessage[]
 }
@@ -110,8 +112,8 @@ export const take = script(
     if (outcome !== 'ok') return absent(outcome, 'take')
     const batches: TakenBatch[] = []
     const messages: TakenMessage[] = []
-    let at = 3
-    for (let left = Number(reply[2]); left > 0; left--, at += 4) {
+    let at = 4
+    for (let left = Number(reply[3]); left > 0; left--, at += 4) {
       const records = decodeBatch(reply[at + 2] as Buffer)
       const after = Number(reply[at + 3])
       batches.push({ level: Number(reply[at]), id: word(reply[at + 1]), records, after })
@@ -124,7 +126,7 @@ export const take = script(
         record: decodeValue(reply[at + 3] as Buffer),
       })
     }
-    return { kind: 'ok', wakeMs: Number(reply[1]), batches, messages }
+    return { kind: 'ok', wakeMs: Number(reply[1]), handed: Number(reply[2]), batches, messages }
   },
 )
 

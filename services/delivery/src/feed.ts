@@ -259,7 +259,8 @@ export class Feed {
   #giveBackBacklog(): void {
     clearTimeout(this.#backlogTimer)
     this.#backlogTimer = undefined
-    for (const delivery of this.#backlog.splice(0)) this.giveBack(delivery, UNSEEN)
+    // From the last: each is then the last that was delivered, and does not count (return.lua).
+    for (const delivery of this.#backlog.splice(0).reverse()) this.giveBack(delivery, UNSEEN)
   }
 
   /** The next consumer with credit; the one found goes behind the others of its priority. */

@@ -51,6 +51,8 @@ export class Delivery {
   /** '' for a message in a batch. */
   readonly ref: string
   readonly index: number
+  /** Which of the queue's deliveries it is. */
+  readonly ordinal: number
   /** When a consumer got it, ms of the process's clock, cut to 32 bits; -1 = nobody has it. */
   handedMs = -1
   /** Of a delivery that is traced. */
@@ -64,6 +66,7 @@ export class Delivery {
     batch: HeldBatch | undefined,
     ref: string,
     index: number,
+    ordinal: number,
   ) {
     this.feed = feed
     this.record = record
@@ -72,6 +75,7 @@ export class Delivery {
     this.batch = batch
     this.ref = ref
     this.index = index
+    this.ordinal = ordinal
   }
 
   /** Names the message within its queue. */

@@ -151,26 +151,32 @@ export class Holding {
     clearTimeout(this.#retryTimer)
   }
 
-  #hold({ batches, messages }: Taken): Delivery[] {
+  #hold({ batches, messages, handed }: Taken): Delivery[] {
     const deliveries: Delivery[] = []
     let single = 0
+    const count = messages.length + batches.reduce((sum, { records }) => sum + records.length, 0)
+    let ordinal = handed - count
     for (const taken of batches) {
-      for (; single < taken.after; single++) deliveries.push(this.#single(messages[single]!))
+      for (; single < taken.after; single++)
+        deliveries.push(this.#single(messages[single]!, ++ordinal))
       const { level, id, records } = taken
       const batch = heldBatch(level, id, records.length)
       this.#batches.set(nameOf(batch), batch)
       for (let index = 0; index < records.length; index++) {
-        deliveries.push(new Delivery(this.#feed, records[index]!, 1, 0, batch, '', index))
+        deliveries.push(
+          new Delivery(this.#feed, records[index]!, 1, 0, batch, '', index, ++ordinal),
+        )
       }
     }
-    for (; single < messages.length; single++) deliveries.push(this.#single(messages[single]!))
+    for (; single < messages.length; single++)
+      deliveries.push(this.#single(messages[single]!, ++ordinal))
     this.#unsettled += deliveries.length
     return deliveries
   }
 
-  #single({ ref, acquired, failed, record }: TakenMessage): Delivery {
+  #single({ ref, acquired, failed, record }: TakenMessage, ordinal: number): Delivery {
     this.#singles.add(ref)
-    return new Delivery(this.#feed, record, acquired, failed, undefined, ref, 0)
+    return new Delivery(this.#feed, record, acquired, failed, undefined, ref, 0, ordinal)
   }
 
   #finish(batch: HeldBatch): void {
@@ -242,8 +248,9 @@ export class Holding {
 
   #tellReturns(returns: readonly Return[]): Promise<void> {
     const items = returns.map(
-      ({ delivery: { batch, ref, index }, how }): HeldReturn => ({
+      ({ delivery: { batch, ref, index, ordinal }, how }): HeldReturn => ({
         ...how,
+        delayMs: how.action === 'unseen' ? ordinal : how.delayMs,
         place: batch ? nameOf(batch) : '',
         ref: batch ? index : ref,
       }),

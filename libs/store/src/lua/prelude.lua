@@ -189,17 +189,6 @@ local function tallyText(acquired, failed, reason, holder, failure)
   return acquired .. ' ' .. failed .. ' ' .. reason .. ' ' .. holder .. '\n' .. failure
 end
 
--- Undoes a delivery that no consumer saw: what is known of the message is as before it was taken.
-local function unsee(ref)
-  local acquired, failed, _, holder, failure = readTally(ref)
-  count(acquired > 1 and 'redelivered' or 'delivered', -1)
-  if acquired > 1 then
-    call('HSET', TALLY, ref, tallyText(acquired - 1, failed, '', holder, failure))
-  else
-    call('HDEL', TALLY, ref)
-  end
-end
-
 -- Options that every queue script takes in ARGV: 'levels ordered deadLetters deliveryLimit'.
 local levels, ordered, deadLetters, deliveryLimit = 1, false, 'queue', -1
 local function options(text)

@@ -2,9 +2,8 @@
   reclaim: take back what a slot holds, about `limit` messages a call.
 
   For a dead slot everything; for a live one that lost a reply (it cannot know what the lost take
-  gave it) everything but `keep`. Each message becomes ready at its old position. Its delivery
-  counts as failed when the slot is dead, past the delivery limit it goes to the dead letters; of a
-  live one no consumer saw it, and it does not count at all.
+  gave it) everything but `keep`. Each message becomes ready at its old position, its delivery
+  counted as failed when the slot is dead, or goes to the dead letters past the delivery limit.
   A dead slot that holds nothing is forgotten by the group. Its last appends are remembered for an
   hour more: a process that was cut off may send them again.
 
@@ -35,16 +34,12 @@ local WRITERS_MS = 3600000
 local function giveBack(ref, value)
   count('unacked', -1)
   moved = moved + 1
-  if dead then
-    local acquired, failed, _, holder, failure = readTally(ref)
-    failed = failed + 1
-    call('HSET', TALLY, ref, tallyText(acquired, failed, '', holder, failure))
-    if deliveryLimit >= 0 and failed > deliveryLimit then
-      doom(ref, value, 'delivery_limit', '', '')
-      return
-    end
-  else
-    unsee(ref)
+  local acquired, failed, _, holder, failure = readTally(ref)
+  failed = failed + (dead and 1 or 0)
+  call('HSET', TALLY, ref, tallyText(acquired, failed, '', holder, failure))
+  if dead and deliveryLimit >= 0 and failed > deliveryLimit then
+    doom(ref, value, 'delivery_limit', '', '')
+    return
   end
   count('ready', 1)
   count('bytes', #value - VALUE_HEADER)

@@ -6,11 +6,12 @@
     ref      the single message's ref, or its index within the batch
     fence    as in settle
     action   ready     deliverable at once, at its old position
-             unseen    the same, and no consumer saw it: the delivery does not count
+             unseen    the same, and no consumer saw it: the delivery does not count, if it was the
+                       ms-th of the queue and the last; else a later message may have gone before
              due       deliverable after ms (retry with back-off)
              dead      to the dead letters, reason 'rejected'
              extend    the lease ends ms from here
-    ms       delay or lease, for due and extend
+    ms       delay or lease, for due and extend; see unseen
     failure  '-' = does not count as a failed delivery, '+' = it does, '?' = it does if the last
              attempt that is kept failed too; then the error, may be empty; then, if this was an
              attempt to keep, char 30 and its text
@@ -109,6 +110,22 @@ local function remember(failure, before)
   return counts, (text ~= '' and text or last) .. kept
 end
 
+-- Deliveries of this queue, those made undone not counted.
+local function deliveriesSoFar()
+  local counts = call('HMGET', META, 'delivered', 'redelivered')
+  return (counts[1] or 0) + (counts[2] or 0) + (delta.delivered or 0) + (delta.redelivered or 0)
+end
+
+-- Undoes a delivery: what is known of the message is as before it was taken.
+local function unsee(ref, acquired, failed, holder, failure)
+  count(acquired > 1 and 'redelivered' or 'delivered', -1)
+  if acquired > 1 then
+    call('HSET', TALLY, ref, tallyText(acquired - 1, failed, '', holder, failure))
+  else
+    call('HDEL', TALLY, ref)
+  end
+end
+
 local function finish(ref, value, action, ms, failure)
   local acquired, failed, _, holder, lastFailure = readTally(ref)
   local counts
@@ -117,8 +134,8 @@ local function finish(ref, value, action, ms, failure)
   call('ZREM', HELD, ref)
   count('unacked', -1)
   call('HSET', TALLY, ref, tallyText(acquired, failed, '', holder, lastFailure))
-  if action == 'unseen' then
-    unsee(ref)
+  if action == 'unseen' and ms == deliveriesSoFar() then
+    unsee(ref, acquired, failed, holder, lastFailure)
   end
   if action == 'dead' then
     doom(ref, value, 'rejected', '', '')

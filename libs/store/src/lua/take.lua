@@ -18,14 +18,17 @@
   ARGV[8] bytesMax the reply's bytes after which no further message is added
   ARGV[9] round    of the caller, see comesLate
 
-  Returns {'ok', wakeMs, batches, level, id, blob, after, ..., ref, acquired, failed, value, ...}:
+  Returns {'ok', wakeMs, handed, batches, level, id, blob, after, ...,
+           ref, acquired, failed, value, ...}:
           `batches` whole batches, then single messages, each in order; `after`: how many of the
-          singles come before the batch. wakeMs: until the next due time, -1 = none
+          singles come before the batch. wakeMs: until the next due time, -1 = none. handed:
+          deliveries of this queue so far, these included
        or {'gone'} or {'missing'}, as append does
        or {'late'}: the caller gave up on it, and holds nothing by it
 ]]
 options(ARGV[1])
-local meta = call('HMGET', META, 'epoch', 'gone', 'bytes', 'next', 'ready')
+local meta = call('HMGET', META, 'epoch', 'gone', 'bytes', 'next', 'ready', 'delivered',
+  'redelivered')
 if meta[1] ~= ARGV[2] or meta[2] then
   return {meta[1] and tonumber(meta[1]) >= tonumber(ARGV[2]) and 'gone' or 'missing'}
 end
@@ -243,6 +246,7 @@ if credit > 0 then
   fields = {'used', now}
 end
 local ready = meta[5] + (delta.ready or 0)
+local deliveries = (meta[6] or 0) + (meta[7] or 0) + handed
 stirred = false -- what became ready and was not taken is told of below
 commit()
 
@@ -262,7 +266,7 @@ elseif left > 0 then
     wakeMs = math.max(0, tonumber(due) - now)
   end
 end
-local reply = {'ok', wakeMs, batches}
+local reply = {'ok', wakeMs, deliveries, batches}
 for i = 1, #taken do
   reply[#reply + 1] = taken[i]
 end
