@@ -433,20 +433,17 @@ test('Retry-After: seconds, and a date by the endpoint’s own clock', async (t)
   assert.deepEqual(waits, [7_000, 30_000, undefined])
 })
 
-test('connections are kept alive, and no more than may be used at once', async (t) => {
+test('connections are kept alive, as many as there are requests at a time', async (t) => {
   const sockets = new Set<unknown>()
   const url = await web(t, (req, res) => {
     sockets.add(req.socket)
     res.end()
   })
-  const endpoint = endpointAt(t, url, {
-    rest: { shape: { concurrencyMax: 3 } },
-    fields: { timeoutMs: 5_000 },
-  })
-  for (let round = 0; round < 10; round++) {
-    await Promise.all(Array.from({ length: 5 }, () => endpoint.send(message('x'), NEVER)))
+  const endpoint = endpointAt(t, url, { fields: { timeoutMs: 5_000 } })
+  for (const atOnce of [1, 1, 5, 5, 3, 5]) {
+    await Promise.all(Array.from({ length: atOnce }, () => endpoint.send(message('x'), NEVER)))
   }
-  assert.equal(sockets.size, 3)
+  assert.equal(sockets.size, 5)
 })
 
 test('a closed endpoint ends what is under way, and its connections', async (t) => {

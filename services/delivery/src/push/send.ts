@@ -5,9 +5,9 @@
  * Connections are kept alive and belong to the subscription, so what one endpoint does to its
  * connections others do not feel.
  */
-import type { Dispatcher, Pool } from 'undici'
+import type { Dispatcher } from 'undici'
 import { pressureOf, retryAfterMs, usualVerdict } from './answer.ts'
-import { type ConnectionTimes, openOnce, openPool } from './connect.ts'
+import { Connections, type ConnectionTimes, openOnce } from './connect.ts'
 import { type Exchange, exchange } from './exchange.ts'
 import type { Guard } from './guard.ts'
 import type { Replayed } from './replay.ts'
@@ -33,7 +33,7 @@ export class Endpoint {
   readonly #replayed: Replayed | undefined
   readonly #writer: RequestWriter
   readonly #url: URL
-  readonly #pool: Pool
+  readonly #connections: Connections
 
   constructor(
     vhost: string,
@@ -42,7 +42,7 @@ export class Endpoint {
     guard: Guard,
     { witness, replayed }: { witness?: Witness; replayed?: Replayed } = {},
   ) {
-    const { endpoint, shape } = subscription
+    const { endpoint } = subscription
     this.#subscription = subscription
     this.#guard = guard
     this.#witness = witness
@@ -50,7 +50,7 @@ export class Endpoint {
     this.#writer = new RequestWriter(vhost, name, subscription)
     this.#url = new URL(endpoint.url)
     const { origin } = this.#url
-    this.#pool = openPool(origin, endpoint, shape.concurrencyMax, guard, witness?.times)
+    this.#connections = new Connections(origin, endpoint, guard, witness?.times)
   }
 
   /**
@@ -62,7 +62,7 @@ export class Endpoint {
     const startedMs = performance.now()
     const request = this.#writer.write(message, timeMs)
     const { redirects, timeoutMs } = this.#subscription.endpoint
-    let last = await this.#exchange(this.#pool, this.#url, request, timeoutMs, signal)
+    let last = await this.#sendHome(this.#url, request, timeoutMs, signal)
     if (redirects > 0) last = await this.#follow(request, last, startedMs + timeoutMs, signal)
     const attempt = attemptOf(this.#subscription, last, timeMs, performance.now() - startedMs)
     const brokenOff = signal.aborted && attempt.verdict === 'retry'
@@ -74,7 +74,18 @@ export class Endpoint {
 
   /** Lets go of its connections. Attempts under way end as failed ones. */
   async close(): Promise<void> {
-    await this.#pool.destroy()
+    await this.#connections.close()
+  }
+
+  #sendHome(
+    url: URL,
+    request: PushRequest,
+    timeoutMs: number,
+    signal: AbortSignal,
+  ): Promise<Exchange> {
+    return this.#connections.use((client) =>
+      this.#exchange(client, url, request, timeoutMs, signal),
+    )
   }
 
   async #exchange(
@@ -117,7 +128,7 @@ export class Endpoint {
   ): Promise<Exchange> {
     const path = url.pathname + url.search
     if (url.origin === this.#url.origin) {
-      return this.#exchange(this.#pool, url, { ...request, path }, timeoutMs, signal)
+      return this.#sendHome(url, { ...request, path }, timeoutMs, signal)
     }
     const { ownHeaders, headers } = request
     const without = { ...request, path, headers: headers.slice(2 * ownHeaders), ownHeaders: 0 }
