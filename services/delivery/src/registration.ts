@@ -2,20 +2,16 @@
  * A consumer's place in its queue: known to every process from `register` to `leave`, alone there
  * when it asked for that, and active once it is its turn where only one may be.
  */
-import { setTimeout as sleep } from 'node:timers/promises'
 import { BrokerError } from '@sluice/core'
 import type { Deps } from '@sluice/server'
-import type { QueueStore } from '@sluice/store'
 import type { QueueEntry } from '@sluice/topology'
+import { insist } from './insist.ts'
 
 /** How often a consumer that is not the active one asks whether it is: a hint may be lost. */
 const ACTIVE_LOOK_MS = 1_000
 
-/** A consumer that left is forgotten as soon as Redis is back, if that is within ten minutes. */
-const FORGET_ATTEMPTS = 1_200
-const FORGET_EVERY_MS = 500
-
 export interface Place {
+  /** Higher is served first while it has credit. */
   readonly priority: number
   readonly exclusive: boolean
   /** Only one consumer of the queue is active at a time. */
@@ -23,57 +19,91 @@ export interface Place {
 }
 
 export interface Registration {
+  readonly entry: QueueEntry
+  /** Whether it may be handed messages right away; else `active` is called when it may. */
+  readonly active: boolean
   /** Neither `active` nor `gone` is called any more. */
   stop(): void
-  /** Stops, and settles when the queue has forgotten the consumer. Never rejects. */
+  /** Stops; settles when the queue has forgotten the consumer, which may take as long as Redis. */
   leave(): Promise<void>
 }
 
-/**
- * Takes a place; 'exclusive' when it cannot be had. Throws queue_not_found.
- *
- * @param id unique over all processes.
- * @param on.active called once, when the consumer may be handed messages; perhaps at once.
- * @param on.gone called when the queue is deleted.
- */
-export async function register(
-  { topology, report }: Pick<Deps, 'topology' | 'report'>,
-  entry: QueueEntry,
-  id: string,
-  place: Place,
-  on: { active(): void; gone(): void },
-): Promise<Registration | 'exclusive'> {
-  const { store, vhost, definition } = entry
-  const attached = await store.attach(id, place)
-  if (attached.kind === 'exclusive') return 'exclusive'
-  const stopAsking = attached.active ? () => {} : waitForTurn(store, id, place, on, report)
-  store.onForgotten.add(on.gone)
-  const stop = () => {
-    stopAsking()
-    store.onForgotten.delete(on.gone)
-  }
-  const leave = async () => {
-    stop()
-    try {
-      const left = await forget(store, id)
-      if (left === 0 && definition.autoDelete) {
-        await topology.deleteQueue(vhost, definition.name, { ifUnused: true })
-      }
-    } catch (error) {
-      // A reaper forgets the consumers of a dead process; the queue may be gone.
-      if (!(error instanceof BrokerError)) report(error)
-    }
-  }
-  if (attached.active) on.active()
-  return { stop, leave }
+interface Hooks {
+  /** It is its turn. */
+  active(): void
+  /** The queue was deleted. */
+  gone(): void
 }
 
+type Parts = Pick<Deps, 'topology' | 'report' | 'stopping'>
+
+/** Tells consumers apart that have the same name one after the other. */
+let made = 0
+
+/**
+ * Takes a place; 'exclusive' when it cannot be had. Throws queue_not_found, store_unavailable.
+ *
+ * @param name of the consumer, unique over all processes among those at the same time.
+ */
+export async function register(
+  parts: Parts,
+  entry: QueueEntry,
+  name: string,
+  place: Place,
+  hooks: Hooks,
+): Promise<Registration | 'exclusive'> {
+  const id = `${name}:${++made}`
+  const { store } = entry
+  const attached = await attach(parts, entry, id, place)
+  if (attached.kind === 'exclusive') return 'exclusive'
+  const stopAsking = attached.active ? () => {} : waitForTurn(parts, entry, id, place, hooks)
+  const gone = () => hooks.gone()
+  store.onForgotten.add(gone)
+  const stop = () => {
+    stopAsking()
+    store.onForgotten.delete(gone)
+  }
+  const leave = () => {
+    stop()
+    return forget(parts, entry, id)
+  }
+  return { entry, active: attached.active, stop, leave }
+}
+
+async function attach(parts: Parts, entry: QueueEntry, id: string, place: Place) {
+  try {
+    return await entry.store.attach(id, place)
+  } catch (error) {
+    forget(parts, entry, id).catch(parts.report) // it may have happened all the same
+    throw error
+  }
+}
+
+/** Takes a consumer off its queue, as soon as Redis is there. */
+async function forget(
+  { topology, report, stopping }: Parts,
+  { store, definition, vhost }: QueueEntry,
+  id: string,
+): Promise<void> {
+  const { name, epoch, autoDelete } = definition
+  try {
+    const left = await insist(stopping, () => store.detach(id))
+    if (left > 0 || !autoDelete) return
+    // Its last consumer has left (docs/amqp.md, 52).
+    await insist(stopping, () => topology.deleteQueue(vhost, name, { ifUnused: true, epoch }))
+  } catch (error) {
+    // Reapers do the same for a dead process; the queue may be gone, or in use again.
+    if (!(error instanceof BrokerError)) report(error)
+  }
+}
+
+/** Of a queue with a single active consumer, the others wait until they are it. */
 function waitForTurn(
-  store: QueueStore,
+  { report }: Parts,
+  { store }: QueueEntry,
   id: string,
   place: Place,
-  on: { active(): void; gone(): void },
-  report: Deps['report'],
+  hooks: Hooks,
 ): () => void {
   let stopped = false
   const ask = () => {
@@ -81,11 +111,11 @@ function waitForTurn(
       (attached) => {
         if (attached.kind !== 'ok' || !attached.active || stopped) return
         stop()
-        on.active()
+        hooks.active()
       },
       (error) => {
         if (!(error instanceof BrokerError)) report(error)
-        else if (error.code === 'queue_not_found' && !stopped) on.gone()
+        else if (error.code === 'queue_not_found' && !stopped) hooks.gone()
       },
     )
   }
@@ -100,20 +130,4 @@ function waitForTurn(
     unwatch()
   }
   return stop
-}
-
-/**
- * Takes a consumer off its queue; tries again while Redis is away, since one that stays registered
- * would keep an exclusive queue taken, or be the active one for ever.
- */
-async function forget(store: QueueStore, id: string): Promise<number> {
-  for (let left = FORGET_ATTEMPTS; ; left--) {
-    try {
-      return await store.detach(id)
-    } catch (error) {
-      const away = error instanceof BrokerError && error.code === 'store_unavailable'
-      if (!away || left === 0) throw error
-      await sleep(FORGET_EVERY_MS)
-    }
-  }
 }

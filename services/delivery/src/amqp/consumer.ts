@@ -8,8 +8,6 @@ const CREDIT_MAX = 512
 
 export class AmqpConsumer implements FeedConsumer {
   readonly tag: string
-  /** Unique over all processes. */
-  readonly id: string
   readonly priority: number
   readonly noAck: boolean
   /** Where it gets its messages from, while it is active. */
@@ -22,11 +20,10 @@ export class AmqpConsumer implements FeedConsumer {
 
   constructor(
     channel: ChannelSession,
-    options: { tag: string; id: string; priority: number; noAck: boolean; prefetch: number },
+    options: { tag: string; priority: number; noAck: boolean; prefetch: number },
   ) {
     this.#channel = channel
     this.tag = options.tag
-    this.id = options.id
     this.priority = options.priority
     this.noAck = options.noAck
     this.prefetch = options.prefetch

@@ -1,23 +1,14 @@
 /** basic.consume and basic.cancel on one channel. Numbers are those of docs/amqp.md. */
 import { randomBytes } from 'node:crypto'
 import type { FieldValue } from '@sluice/amqp'
-import { BrokerError, type Report } from '@sluice/core'
-import type { QueueStore } from '@sluice/store'
-import type { QueueEntry } from '@sluice/topology'
+import { type Registration, register } from '../registration.ts'
 import type { ChannelSession } from './channel-session.ts'
 import { AmqpConsumer } from './consumer.ts'
-import { insist } from './insist.ts'
 import { notAllowed, precondition, refused } from './reply.ts'
 import { REPLY_TO } from './reply-to.ts'
 
 /** Consumers of one channel: each costs a registration in Redis and some memory. */
 const CONSUMERS_MAX = 10_000
-
-/** How often a consumer that is not the active one asks whether it is: a hint may be lost. */
-const ACTIVE_LOOK_MS = 1_000
-
-/** Tells consumers apart that have the same tag one after the other. */
-let consumersMade = 0
 
 interface Consume {
   readonly queue: string
@@ -30,9 +21,7 @@ interface Consume {
 
 interface Registered {
   readonly consumer: AmqpConsumer
-  readonly entry: QueueEntry
-  /** Stops asking whether it is active, and listening for the queue's end. */
-  readonly stop: () => void
+  readonly registration: Registration
 }
 
 export class Consuming {
@@ -46,10 +35,6 @@ export class Consuming {
 
   constructor(channel: ChannelSession) {
     this.#channel = channel
-  }
-
-  get #report(): Report {
-    return this.#channel.session.context.deps.report
   }
 
   look(): void {
@@ -73,37 +58,22 @@ export class Consuming {
     const single = entry.definition.arguments['x-single-active-consumer'] === true
     if (single && exclusive) throw refused('exclusive consumers are not possible on this queue')
     const priority = priorityOf(method.arguments['x-priority'])
-    const id = `${session.id}:${this.#channel.channel.id}:${++consumersMade}:${tag}`
-    const options = { priority, exclusive, single }
-    const attached = await this.#register(entry, id, options)
-    if (attached.kind === 'exclusive') {
+    const { prefetch } = this
+    const consumer = new AmqpConsumer(this.#channel, { tag, priority, noAck, prefetch })
+    const name = `${session.id}:${this.#channel.channel.id}:${tag}`
+    const registration = await register(
+      session.context.deps,
+      entry,
+      name,
+      { priority, exclusive, single },
+      { active: () => this.#activate(tag), gone: () => this.cancelled(consumer) },
+    )
+    if (registration === 'exclusive') {
       throw refused(`queue '${queue}' in vhost '${session.vhost}' in exclusive use`) // 65
     }
-    const { prefetch } = this
-    const consumer = new AmqpConsumer(this.#channel, { tag, id, priority, noAck, prefetch })
-    const stopAsking = attached.active ? () => {} : this.#waitForTurn(entry, consumer, options)
-    const forgotten = () => this.cancelled(consumer)
-    entry.store.onForgotten.add(forgotten)
-    const stop = () => {
-      stopAsking()
-      entry.store.onForgotten.delete(forgotten)
-    }
-    this.#consumers.set(tag, { consumer, entry, stop })
+    this.#consumers.set(tag, { consumer, registration })
     if (!method.noWait) this.#channel.channel.send({ name: 'basic.consume-ok', consumerTag: tag })
-    if (attached.active) this.#activate(consumer, entry)
-  }
-
-  async #register(
-    entry: QueueEntry,
-    id: string,
-    options: { priority: number; exclusive: boolean; single: boolean },
-  ): ReturnType<QueueStore['attach']> {
-    try {
-      return await entry.store.attach(id, options)
-    } catch (error) {
-      this.#forget(entry, id).catch(this.#report) // it may have happened all the same
-      throw error
-    }
+    if (registration.active) this.#activate(tag)
   }
 
   /** 67: an unknown tag is no error; what was delivered stays with the channel. */
@@ -122,7 +92,7 @@ export class Consuming {
     const { channel } = this.#channel
     const registered = this.#consumers.get(consumer.tag)
     if (registered?.consumer !== consumer) return
-    registered.stop()
+    registered.registration.stop()
     this.#consumers.delete(consumer.tag)
     this.#leaveFeed(consumer)
     if (channel.connection.capabilities.has('consumer_cancel_notify')) {
@@ -133,12 +103,12 @@ export class Consuming {
   /** 17, 68: consumers of queues that the user may no longer read are cancelled. */
   review(): void {
     const { session, channel } = this.#channel
-    for (const { consumer, entry } of [...this.#consumers.values()]) {
-      const { name } = entry.definition
+    for (const { consumer, registration } of [...this.#consumers.values()]) {
+      const { name } = registration.entry.definition
       if (session.grants.allows('read', 'queue', name)) continue
       if (channel.connection.capabilities.has('consumer_cancel_notify')) {
         this.cancelled(consumer)
-        this.#forget(entry, consumer.id).catch(this.#report)
+        registration.leave().catch(session.context.deps.report)
       } else {
         const resource = { kind: 'queue', name } as const
         channel.fail(refused(session.grants.refusal('read', resource) ?? ''), 0)
@@ -154,8 +124,8 @@ export class Consuming {
     }
     const all = [...this.#consumers]
     // First no further delivery, at once; then Redis is told, which may take as long as it is away.
-    for (const [, { consumer, stop }] of all) {
-      stop()
+    for (const [, { consumer, registration }] of all) {
+      registration.stop()
       this.#leaveFeed(consumer)
     }
     return Promise.all(all.map(([tag, registered]) => this.#remove(tag, registered))).then(() => {})
@@ -167,65 +137,16 @@ export class Consuming {
   }
 
   /** A feed that nobody uses ends: it is looked up when it is used. */
-  #activate(consumer: AmqpConsumer, { store }: QueueEntry): void {
-    consumer.feed = this.#channel.session.context.feeds.of(store)
+  #activate(tag: string): void {
+    const { consumer, registration } = this.#consumers.get(tag)!
+    consumer.feed = this.#channel.session.context.feeds.of(registration.entry.store)
     consumer.feed.attach(consumer)
   }
 
-  async #remove(tag: string, { consumer, entry, stop }: Registered): Promise<void> {
-    stop()
+  async #remove(tag: string, { consumer, registration }: Registered): Promise<void> {
     this.#consumers.delete(tag)
     this.#leaveFeed(consumer)
-    await this.#forget(entry, consumer.id)
-  }
-
-  /** Takes a consumer off its queue, as soon as Redis is there. */
-  async #forget({ store, definition, vhost }: QueueEntry, id: string): Promise<void> {
-    const { topology, stopping } = this.#channel.session.context.deps
-    const { name, epoch, autoDelete } = definition
-    try {
-      const left = await insist(stopping, () => store.detach(id))
-      if (left > 0 || !autoDelete) return
-      // 52: its last consumer has left.
-      await insist(stopping, () => topology.deleteQueue(vhost, name, { ifUnused: true, epoch }))
-    } catch (error) {
-      // Reapers do the same for a dead process; the queue may be gone, or in use again.
-      if (!(error instanceof BrokerError)) this.#report(error)
-    }
-  }
-
-  /** 69: of a queue with a single active consumer, the others wait until they are it. */
-  #waitForTurn(
-    entry: QueueEntry,
-    consumer: AmqpConsumer,
-    options: { priority: number; exclusive: boolean; single: boolean },
-  ): () => void {
-    const { report } = this.#channel.session.context.deps
-    const ask = () => {
-      entry.store.attach(consumer.id, options).then(
-        (attached) => {
-          if (attached.kind !== 'ok' || !attached.active || stopped) return
-          stop()
-          this.#activate(consumer, entry)
-        },
-        (error) => {
-          if (!(error instanceof BrokerError)) report(error)
-          else if (error.code === 'queue_not_found' && !stopped) this.cancelled(consumer)
-        },
-      )
-    }
-    let stopped = false
-    const timer = setInterval(ask, ACTIVE_LOOK_MS)
-    const unwatch = entry.store.watch(() => {
-      ask()
-      return false // the hint may be about a message, which is not for this one yet
-    })
-    const stop = () => {
-      stopped = true
-      clearInterval(timer)
-      unwatch()
-    }
-    return stop
+    await registration.leave()
   }
 
   /** 75. */

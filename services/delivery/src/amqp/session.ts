@@ -22,9 +22,9 @@ import {
 import type { Deps } from '@sluice/server'
 import type { QueueEntry } from '@sluice/topology'
 import type { Feeds } from '../feeds.ts'
+import { insist } from '../insist.ts'
 import { ChannelSession } from './channel-session.ts'
 import type { AmqpCounts } from './counts.ts'
-import { insist } from './insist.ts'
 import { locked, notAllowed, notFound, refused } from './reply.ts'
 import type { ReplyTo } from './reply-to.ts'
 
@@ -218,7 +218,7 @@ export class Session implements ConnectionHandler {
         // By then somebody else may have a queue of that name.
         const there = topology.table.queue(this.vhost, name)?.definition
         if (there?.exclusive !== this.id) continue
-        await topology.deleteQueue(this.vhost, name, { epoch: there.epoch })
+        await topology.deleteQueue(this.vhost, name, { epoch: there.epoch }).catch(unlessVhostGone)
       }
     })
   }
@@ -267,4 +267,9 @@ export class Session implements ConnectionHandler {
         'match that of the original declaration.',
     )
   }
+}
+
+/** With a vhost go its queues. */
+function unlessVhostGone(error: unknown): void {
+  if (!(error instanceof BrokerError) || error.code !== 'vhost_not_found') throw error
 }

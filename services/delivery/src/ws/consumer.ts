@@ -2,6 +2,7 @@
 import { eventJson } from '@sluice/server'
 import type { QueueEntry } from '@sluice/topology'
 import type { Feed } from '../feed.ts'
+import type { Feeds } from '../feeds.ts'
 import type { Delivery, Consumer as FeedConsumer } from '../handing.ts'
 import { storedEvent, storedJson } from '../message-json.ts'
 import type { Registration } from '../registration.ts'
@@ -13,7 +14,6 @@ export class WsConsumer implements FeedConsumer {
   readonly priority: number
   readonly noAck: boolean
   readonly entry: QueueEntry
-  readonly feed: Feed
   readonly #session: WsSession
   readonly #frame: ConsumeFrame
   /** Most unsettled deliveries. */
@@ -22,33 +22,33 @@ export class WsConsumer implements FeedConsumer {
   outstanding = 0
   /** Set once it has its place in the queue. */
   registration: Registration | undefined
-  #attached = false
+  /** Where it gets its messages from, while it is active. */
+  #feed: Feed | undefined
 
-  constructor(session: WsSession, entry: QueueEntry, feed: Feed, frame: ConsumeFrame) {
+  constructor(session: WsSession, entry: QueueEntry, frame: ConsumeFrame) {
     this.#session = session
     this.#frame = frame
     this.entry = entry
-    this.feed = feed
     this.name = frame.consumer
     this.priority = frame.priority
     this.noAck = frame.autoAck
     this.limit = frame.credit
   }
 
-  attach(): void {
-    if (this.#attached) return
-    this.#attached = true
-    this.feed.attach(this)
+  /** A feed that nobody uses ends: it is looked up when it is used. */
+  attach(feeds: Feeds): void {
+    this.#feed = feeds.of(this.entry.store)
+    this.#feed.attach(this)
   }
 
   /** What it holds stays with it until it is settled. */
   detach(): void {
-    if (this.#attached) this.feed.detach(this)
-    this.#attached = false
+    this.#feed?.detach(this)
+    this.#feed = undefined
   }
 
   look(): void {
-    if (this.#attached) this.feed.look()
+    this.#feed?.look()
   }
 
   credit(): number {
@@ -60,7 +60,7 @@ export class WsConsumer implements FeedConsumer {
   }
 
   cancelled(): void {
-    this.#attached = false // the feed has let go of it
+    this.#feed = undefined // it has let go of this one
     this.#session.cancelled(this)
   }
 

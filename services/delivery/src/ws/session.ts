@@ -276,27 +276,20 @@ export class WsSession {
     if (single && exclusive) {
       throw new BrokerError('invalid_request', 'A single active consumer cannot be exclusive.')
     }
-    const consumer = new WsConsumer(this, entry, feeds.of(entry.store), frame)
-    let active = false
+    const consumer = new WsConsumer(this, entry, frame)
     const registration = await register(
       deps,
       entry,
       `${this.#id}:${frame.consumer}`,
       { priority, exclusive, single },
-      {
-        active: () => {
-          active = true
-          if (consumer.registration !== undefined) consumer.attach()
-        },
-        gone: () => this.cancelled(consumer),
-      },
+      { active: () => consumer.attach(feeds), gone: () => this.cancelled(consumer) },
     )
     if (registration === 'exclusive') throw inUse(frame.queue)
-    consumer.registration = registration
     if (!this.isOpen) return registration.leave() // it closed meanwhile
+    consumer.registration = registration
     this.#consumers.set(frame.consumer, consumer)
     this.send({ type: 'consuming', id: frame.id, consumer: frame.consumer })
-    if (active) consumer.attach()
+    if (registration.active) consumer.attach(feeds)
   }
 
   #consumer(name: string): WsConsumer {
