@@ -65,12 +65,17 @@ export function onAbort(signal: AbortSignal, stop: () => void): void {
   else signal.addEventListener('abort', stop, { once: true })
 }
 
-/** An AbortController aborted by SIGTERM or SIGINT. A second signal ends the process at once. */
+/**
+ * An AbortController aborted by SIGTERM or SIGINT. The same signal again ends the process at once;
+ * the other one may be the same wish: Ctrl-C reaches a whole group, whose head passes its own on.
+ */
 export function stopOnSignals(): AbortController {
   const stop = new AbortController()
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    let heard = false
     process.on(signal, () => {
-      if (stop.signal.aborted) process.exit(1)
+      if (heard) process.exit(1)
+      heard = true
       stop.abort(new Error(`received ${signal}`))
     })
   }

@@ -2,7 +2,8 @@
  * Several processes behind the same ports: connections are handed to them in turn.
  *
  * Each is a whole `sluice` of its own, with its own slot; they share nothing but Redis, as processes
- * on different machines do. One that ends unasked is replaced; one that never starts ends all.
+ * on different machines do. One that ends unasked is replaced, as often as it takes; when one cannot
+ * start in the first place, all end, and the process with them.
  */
 import cluster, { type Worker } from 'node:cluster'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -20,49 +21,50 @@ export function workerCount(env: NodeJS.ProcessEnv): number {
 /** Runs workers until a signal; throws when one cannot start, or did not stop in order. */
 export async function runWorkers(count: number): Promise<void> {
   const stop = stopOnSignals()
-  const failed = Promise.withResolvers<never>()
-  failed.promise.catch(() => {}) // it is also awaited below
+  let failure: Error | undefined
+  const fail = (why: string) => {
+    failure ??= new Error(why)
+    stop.abort(failure)
+  }
   let ready = 0
   let doors: object = {}
 
-  const start = () => {
+  const start = (replaces: boolean) => {
     const worker = cluster.fork()
     let served = false
     worker.on('message', (message: { type?: string }) => {
-      if (message.type !== 'ready' || served) return
+      if (message.type !== 'ready') return
       served = true
       doors = { ...doors, ...message }
       // Told once, when all of them serve.
-      if (++ready === count) process.send?.(doors)
+      if (!replaces && ++ready === count) process.send?.(doors)
     })
     worker.on('exit', (code) => {
       if (stop.signal.aborted) {
-        if (code !== 0) failed.reject(new Error(`a worker ended with code ${code}`))
-      } else if (served) {
-        sleep(RESTART_MS, undefined, { signal: stop.signal }).then(start, () => {})
+        if (served && code !== 0) fail(`a worker ended with code ${code}`)
+      } else if (served || replaces) {
+        sleep(RESTART_MS, undefined, { signal: stop.signal }).then(
+          () => start(true),
+          () => {}, // told to stop meanwhile
+        )
       } else {
-        failed.reject(new Error('a worker could not start'))
+        fail('a worker could not start')
       }
     })
   }
-  for (let i = 0; i < count; i++) start()
+  for (let i = 0; i < count; i++) start(false)
 
-  const stopped = new Promise<void>((resolve) => onAbort(stop.signal, resolve))
-  try {
-    await Promise.race([stopped, failed.promise])
-  } finally {
-    stop.abort()
-    await Promise.all(workers().map(end))
-  }
-  await Promise.race([failed.promise, Promise.resolve()])
+  await new Promise<void>((resolve) => onAbort(stop.signal, resolve))
+  const workers = Object.values(cluster.workers ?? {})
+  await Promise.all(workers.map((worker) => worker && end(worker)))
+  if (failure !== undefined) throw failure
 }
-
-const workers = (): Worker[] => Object.values(cluster.workers ?? {}).filter((w) => w !== undefined)
 
 /** Asks a worker to drain and stop; settles when it is gone. */
 function end(worker: Worker): Promise<void> {
   return new Promise((resolve) => {
     worker.once('exit', () => resolve())
-    worker.process.kill('SIGTERM')
+    if (worker.isDead()) resolve()
+    else worker.process.kill('SIGTERM')
   })
 }
