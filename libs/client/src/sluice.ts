@@ -128,7 +128,10 @@ export class Sluice {
    *
    *     for await (const { routingKey, body } of sluice.watch('events', { bindingKey: 'order.#' })) ...
    */
-  watch<T = unknown>(exchange: string, options: WatchOptions<T> = {}): AsyncGenerator<Message<T>> {
+  watch<T = unknown>(
+    exchange: string,
+    options: WatchOptions<T> = {},
+  ): AsyncGenerator<Message<T>, void, void> {
     return watch(this.#http, exchange, options)
   }
 
