@@ -77,7 +77,8 @@ class Handler implements Dispatcher.DispatchHandler {
   readonly #timer: NodeJS.Timeout
   readonly #exchange: Exchange = { rawHeaders: [], headers: {}, body: NOTHING }
   #controller: Dispatcher.DispatchController | undefined
-  #kept: Buffer[] = []
+  /** The first bytes of the body, and room for more. */
+  #kept: Buffer = NOTHING
   #size = 0
   #ended = false
 
@@ -122,15 +123,24 @@ class Handler implements Dispatcher.DispatchHandler {
   }
 
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
-    const room = this.#keptMax - this.#size
-    // A copy: the chunk is a view of a buffer of 64 KiB.
-    if (room > 0) this.#kept.push(Buffer.from(chunk.subarray(0, room)))
+    if (this.#size < this.#keptMax) this.#keep(chunk)
     this.#size += chunk.length
     const readMax = Math.max(READ_BYTES_MAX, this.#keptMax)
     if (this.#size <= readMax || this.#ended) return
     this.#exchange.note = `the answer is longer than ${readMax} bytes: the rest was not read`
     this.#end()
     controller.abort(ENOUGH)
+  }
+
+  /** Into one buffer: an answer in chunks of a byte each would cost a hundred times its size. */
+  #keep(chunk: Buffer): void {
+    const size = Math.min(this.#size + chunk.length, this.#keptMax)
+    if (size > this.#kept.length) {
+      const larger = Buffer.allocUnsafe(Math.min(Math.max(size, 2 * this.#size), this.#keptMax))
+      this.#kept.copy(larger, 0, 0, this.#size)
+      this.#kept = larger
+    }
+    chunk.copy(this.#kept, this.#size)
   }
 
   onResponseEnd(): void {
@@ -161,9 +171,7 @@ class Handler implements Dispatcher.DispatchHandler {
     this.#ended = true
     clearTimeout(this.#timer)
     this.#signal.removeEventListener('abort', this)
-    if (this.#kept.length > 0) {
-      this.#exchange.body = this.#kept.length === 1 ? this.#kept[0]! : Buffer.concat(this.#kept)
-    }
+    this.#exchange.body = this.#kept.subarray(0, Math.min(this.#size, this.#keptMax))
     this.#resolve(this.#exchange)
   }
 }

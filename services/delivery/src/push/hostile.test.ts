@@ -14,6 +14,8 @@ import { Endpoint } from './send.ts'
 import { Subscription, VERDICTS } from './subscription.ts'
 
 const TIMEOUT_MS = 100
+/** How late a busy machine may be, ms. */
+const LATE_MS = 2_000
 const RUNS = process.env['SHORT'] === '1' ? 400 : 2_000
 const AT_ONCE = 20
 
@@ -113,7 +115,7 @@ test('an attempt ends in time, whatever is answered', async (t) => {
           'an attempt has an answer or a reason',
         )
         assert.ok(verdict !== 'ack' || (status! >= 200 && status! < 300))
-        assert.ok(durationMs < TIMEOUT_MS + 400, `${durationMs} ms`)
+        assert.ok(durationMs < TIMEOUT_MS + LATE_MS, `${durationMs} ms`)
         assert.ok(answer.length <= 1024)
       }
     }),

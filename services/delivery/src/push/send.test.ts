@@ -17,7 +17,9 @@ import { Endpoint } from './send.ts'
 import { type Attempt, Subscription } from './subscription.ts'
 
 const LOOPBACK = new Guard(['127.0.0.0/8'])
-const TIMEOUT_MS = 300
+const TIMEOUT_MS = 500
+/** How late a busy machine may be, ms. */
+const LATE_MS = 2_000
 const NEVER = new AbortController().signal
 
 function message(body: string, properties: Properties = {}): PushMessage {
@@ -98,7 +100,7 @@ interface Hostile {
 }
 
 const HOSTILE: readonly Hostile[] = [
-  { what: 'never answers', answer: () => {}, verdict: 'retry', says: /no answer within 300 ms/ },
+  { what: 'never answers', answer: () => {}, verdict: 'retry', says: /no answer within 500 ms/ },
   {
     what: 'drips its headers',
     answer(socket) {
@@ -106,7 +108,7 @@ const HOSTILE: readonly Hostile[] = [
       every(socket, 20, () => socket.write('X-A: b\r\n'))
     },
     verdict: 'retry',
-    says: /no answer within 300 ms/,
+    says: /no answer within 500 ms/,
   },
   {
     what: 'drips its body',
@@ -116,7 +118,7 @@ const HOSTILE: readonly Hostile[] = [
     },
     status: 200,
     verdict: 'retry',
-    says: /did not end within 300 ms/,
+    says: /did not end within 500 ms/,
   },
   {
     what: 'promises more than it sends',
@@ -182,7 +184,7 @@ const HOSTILE: readonly Hostile[] = [
     answer: (socket) =>
       every(socket, 5, () => socket.write('HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n')),
     verdict: 'retry',
-    says: /no answer within 300 ms/,
+    says: /no answer within 500 ms/,
   },
   {
     what: 'switches protocols',
@@ -219,7 +221,7 @@ for (const { what, answer, status, verdict, says } of HOSTILE) {
     assert.equal(attempt.status, status)
     assert.equal(attempt.verdict, verdict)
     assert.match(attempt.error ?? '', says)
-    assert.ok(attempt.durationMs < TIMEOUT_MS + 200, `${attempt.durationMs} ms`)
+    assert.ok(attempt.durationMs < TIMEOUT_MS + LATE_MS, `${attempt.durationMs} ms`)
     assert.ok(Buffer.byteLength(attempt.answer) <= 1024)
   })
 }
@@ -249,7 +251,7 @@ test('a hundred hostile answers at once leave no memory behind', async (t) => {
     socket.write(`${HEAD}Transfer-Encoding: chunked\r\n\r\n`)
     every(socket, 1, () => socket.write(`10000\r\n${'x'.repeat(65_536)}\r\n`))
   })
-  const endpoint = endpointAt(t, url, { rest: { shape: { concurrencyMax: 100 } } })
+  const endpoint = endpointAt(t, url, { fields: { timeoutMs: 10_000 } })
   const before = process.memoryUsage.rss()
   for (let round = 0; round < 3; round++) {
     const all = Array.from({ length: 100 }, () => endpoint.send(message('x'), NEVER))
@@ -276,7 +278,7 @@ test('a connection that is never made ends in time', async (t) => {
   const guard = new Guard(['127.0.0.0/8'], () => new Promise(() => {}))
   const endpoint = endpointAt(t, 'http://silent.example/', { guard })
   const attempt = await endpoint.send(message('x'), NEVER)
-  assert.match(attempt.error ?? '', /no connection within 300 ms/)
+  assert.match(attempt.error ?? '', /no connection within 500 ms/)
   assert.equal(attempt.pressure, 'overload')
 })
 
@@ -382,13 +384,25 @@ for (const [what, location, says] of [
   })
 }
 
+test('a redirect from https to http is not followed', async (t) => {
+  let asked = 0
+  const plain = await web(t, (_req, res) => res.end(String(asked++)))
+  const pem = { cert: TLS('server.pem'), key: TLS('server-key.pem') }
+  const server = createTls(pem, (_req, res) => res.writeHead(302, { Location: plain }).end())
+  const url = `https://127.0.0.1:${await listen(t, server)}/`
+  const fields = { redirects: 3, tls: { ca: TLS('ca.pem') } }
+  const attempt = await endpointAt(t, url, { fields }).send(message('x'), NEVER)
+  assert.match(attempt.error ?? '', /from https to http/)
+  assert.equal(asked, 0)
+})
+
 test('redirects have no more time together than one request', async (t) => {
   const url = await web(t, (_req, res) => {
     setTimeout(() => res.writeHead(302, { Location: '/' }).end(), 120)
   })
   const attempt = await endpointAt(t, url, { fields: { redirects: 5 } }).send(message('x'), NEVER)
   assert.match(attempt.error ?? '', /no answer within/)
-  assert.ok(attempt.durationMs < TIMEOUT_MS + 200)
+  assert.ok(attempt.durationMs < TIMEOUT_MS + LATE_MS)
 })
 
 for (const [status, onStatus, verdict, pressure] of [
@@ -444,6 +458,20 @@ test('connections are kept alive, as many as there are requests at a time', asyn
     await Promise.all(Array.from({ length: atOnce }, () => endpoint.send(message('x'), NEVER)))
   }
   assert.equal(sockets.size, 5)
+})
+
+test('what is given up before it is sent is not sent', async (t) => {
+  const asked: (string | undefined)[] = []
+  const url = await web(t, (req, res) => {
+    asked.push(req.headers['content-type'])
+    res.end()
+  })
+  const endpoint = endpointAt(t, url)
+  await endpoint.send(message('x', { contentType: 'text/first' }), NEVER)
+  const attempt = await endpoint.send(message('x'), AbortSignal.abort())
+  assert.deepEqual([attempt.verdict, attempt.pressure], ['retry', 'none'])
+  await endpoint.send(message('x', { contentType: 'text/last' }), NEVER)
+  assert.deepEqual(asked, ['text/first', 'text/last'])
 })
 
 test('a closed endpoint ends what is under way, and its connections', async (t) => {
