@@ -4,10 +4,9 @@ import { type Config, maskedConfig } from '@sluice/config'
 import type { Report } from '@sluice/core'
 import type { Access, Credentials } from '@sluice/security'
 import { type AuditLog, openStore, type Store } from '@sluice/store'
-import { type Logger, type Metrics, openLog, reportTo, type Tracing } from '@sluice/telemetry'
+import { type Logger, type Metrics, reportTo, type Tracing } from '@sluice/telemetry'
 import { openTopology, Publisher, type Topology } from '@sluice/topology'
-import { followLogLevel } from './log-level.ts'
-import { measure, openExports, openMetrics, watchStore } from './observe.ts'
+import { observe, openTelemetry } from './observe.ts'
 import { openAudit } from './open-audit.ts'
 import { openCredentials } from './open-credentials.ts'
 import { openTls, type Tls } from './tls.ts'
@@ -46,9 +45,7 @@ export async function openDeps(
   { stopping, report: tell }: DepsOptions,
 ): Promise<Deps> {
   setMaxListeners(0, stopping) // a long poll each listens
-  const metrics = openMetrics(config)
-  const dropped = metrics.count('logLinesDropped', {})
-  const log = openLog({ level: config.logLevel, dropped: () => dropped.value++ })
+  const { log, metrics, heard } = openTelemetry(config)
   const logged = reportTo(log)
   const report: Report = (error) => {
     logged(error)
@@ -56,8 +53,6 @@ export async function openDeps(
   }
   log.debug(maskedConfig(config), 'settings')
   const tls = openTls(config, log)
-  const redisRoundTrip = metrics.histogram('redisRoundTrip', {})
-  const batchMessages = metrics.histogram('batchMessages', {})
   const store = await openStore({
     url: config.redisUrl,
     caFile: config.redisCa,
@@ -67,8 +62,7 @@ export async function openDeps(
     durability: config.durability,
     memoryHigh: config.memoryHigh,
     allowEviction: config.allowEviction,
-    roundTrip: (seconds) => redisRoundTrip.observe(seconds),
-    batch: (messages) => batchMessages.observe(messages),
+    ...heard,
   })
   try {
     for (const warning of store.warnings()) log.warn(warning)
@@ -78,17 +72,11 @@ export async function openDeps(
     const credentials = await openCredentials(config, { topology, store, report })
     const { access } = credentials
     const audit = openAudit(config, store, report)
-    measure(metrics, store, topology)
-    const unfollow = followLogLevel(log, topology, () => Date.now() + store.state.clockAheadMs)
-    const unwatch = watchStore(store, log)
-    const exports = await openExports(config, metrics, store.slot.name, log)
-    const { tracing } = exports
+    const observed = await observe(config, { log, metrics, store, topology })
+    const { tracing } = observed
     const close = async () => {
       tls?.close()
-      unfollow()
-      unwatch()
-      await exports.close()
-      metrics.close()
+      await observed.close()
       await topology.close()
       await audit.close()
       await store.close()

@@ -7,11 +7,13 @@ import {
   exportMetrics,
   type Logger,
   Metrics,
+  openLog,
   openTracing,
   type QueueReading,
   Tracing,
 } from '@sluice/telemetry'
 import type { QueueEntry, Topology } from '@sluice/topology'
+import { followLogLevel } from './log-level.ts'
 
 /** For a last export: a collector that is away does not hold up a process that stops. */
 const CLOSE_MS_MAX = 2_000
@@ -19,12 +21,49 @@ const WATCH_MS = 1_000
 /** Queues read at once: a look must not fill the connection that settlements go through. */
 const QUEUES_AT_ONCE = 20
 
-export function openMetrics({ queueHistograms }: Config): Metrics {
-  return new Metrics({ byQueue: queueHistograms })
+/** The log and the metrics of a process, and what a store tells them. */
+export function openTelemetry({ logLevel, queueHistograms }: Config) {
+  const metrics = new Metrics({ byQueue: queueHistograms })
+  const dropped = metrics.count('logLinesDropped', {})
+  const log = openLog({ level: logLevel, dropped: () => dropped.value++ })
+  const roundTrips = metrics.histogram('redisRoundTrip', {})
+  const batches = metrics.histogram('batchMessages', {})
+  const heard = {
+    roundTrip: (seconds: number) => roundTrips.observe(seconds),
+    batch: (messages: number) => batches.observe(messages),
+  }
+  return { log, metrics, heard }
+}
+
+interface Observed {
+  readonly log: Logger
+  readonly metrics: Metrics
+  readonly store: Store
+  readonly topology: Topology
+}
+
+/** Begins to tell; `close` sends what is left, bounded. */
+export async function observe(
+  config: Config,
+  { log, metrics, store, topology }: Observed,
+): Promise<Exports> {
+  measure(metrics, store, topology)
+  const unfollow = followLogLevel(log, topology, () => Date.now() + store.state.clockAheadMs)
+  const unwatch = watchStore(store, log)
+  const { tracing, close } = await openExports(config, metrics, store.slot.name, log)
+  return {
+    tracing,
+    async close() {
+      unfollow()
+      unwatch()
+      await close()
+      metrics.close()
+    },
+  }
 }
 
 /** Says where the figures of Redis and of the queues come from. */
-export function measure(metrics: Metrics, store: Store, topology: Topology): void {
+function measure(metrics: Metrics, store: Store, topology: Topology): void {
   metrics.gauge('redisUp', {}, () => (store.reachable ? 1 : 0))
   metrics.gauge('redisUsedBytes', {}, () => store.state.usedMemory)
   metrics.gauge('redisMaxBytes', {}, () => store.state.maxMemory)
@@ -68,7 +107,7 @@ async function readQueue({ vhost, definition, store }: QueueEntry): Promise<Queu
 }
 
 /** Looks each second; a line when Redis goes or comes, and when a promise breaks or holds again. */
-export function watchStore(store: Store, log: Logger): () => void {
+function watchStore(store: Store, log: Logger): () => void {
   let reachable = true
   let broken: readonly string[] = []
   const look = () => {
@@ -98,7 +137,7 @@ interface Exports {
 }
 
 /** Starts sending traces and metrics where settings say so; else loads nothing. */
-export async function openExports(
+async function openExports(
   config: Config,
   metrics: Metrics,
   instance: string,
