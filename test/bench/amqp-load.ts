@@ -33,7 +33,7 @@ export interface LoadOptions {
   readonly bodyBytes: number
   /** Publishes that a producer has unconfirmed at most. */
   readonly outstanding: number
-  /** Where to publish, with which routing keys in turn, all of one length; the queue unless told. */
+  /** Where to publish, and the routing keys in turn, all of one length; the queue unless told. */
   readonly to?: { readonly exchange: string; readonly keys: readonly string[] }
 }
 

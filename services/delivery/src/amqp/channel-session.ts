@@ -149,7 +149,7 @@ export class ChannelSession implements ChannelHandler {
     })
   }
 
-  /** What goes back to a queue is on the same connection to Redis as what asks of the queue next. */
+  /** What goes back is told on the connection to Redis that what comes next asks on. */
   settled(): Promise<void> | undefined {
     this.#outstanding.flush().catch(this.session.context.deps.report)
     return this.#publishing.settled()
