@@ -270,6 +270,23 @@ test('no. 37: CC and BCC are further routing keys, and BCC is not delivered', as
   }
 })
 
+test('no. 37: every exchange on the way matches CC and BCC too', async (t) => {
+  const { client } = await withAmqp(t)
+  const peer = await client()
+  await peer.queue('end')
+  await peer.exchange('first', 'direct')
+  await peer.exchange('second', 'topic')
+  const binding = { destination: 'second', source: 'first', routingKey: 'cc' }
+  const bind = { name: 'exchange.bind', ...binding, noWait: false, arguments: {} } as const
+  await peer.call(1, bind, 'exchange.bind-ok')
+  await peer.bind('end', 'second', 'bcc')
+  await confirming(peer)
+  await publish(peer, 'first', 'neither', 'body', { CC: ['cc'], BCC: ['bcc'] })
+  assert.equal(await peer.get('end'), 'body')
+  await publish(peer, 'first', 'cc', 'not reached')
+  assert.equal(await peer.get('end'), undefined)
+})
+
 test('no. 38: CR and LF are stripped from declared names', async (t) => {
   const { client } = await withAmqp(t)
   const peer = await client()

@@ -55,7 +55,6 @@ const REROUTES_MAX = 8
 /** How long a publish waits to learn the topology's version while Redis is away. */
 const VERSION_WAIT_MS = 10_000
 const VERSION_RETRY_MS = 100
-const NO_KEYS: readonly string[] = []
 const NO_QUEUES: readonly QueueEntry[] = []
 const NO_HEADERS: Table = {}
 
@@ -208,10 +207,8 @@ export class Publisher {
     pending.routedBy = table.version
     let queues = NO_QUEUES
     try {
-      queues = table.route(vhost, message.exchange, message.routingKey, pending.headers).queues
-      for (const key of message.furtherKeys ?? NO_KEYS) {
-        queues = union(queues, table.route(vhost, message.exchange, key, pending.headers).queues)
-      }
+      const { exchange, routingKey, furtherKeys } = message
+      queues = table.route(vhost, exchange, routingKey, pending.headers, furtherKeys).queues
       pending.missing = false
     } catch (error) {
       if (!(error instanceof BrokerError)) throw error

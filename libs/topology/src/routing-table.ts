@@ -33,6 +33,7 @@ export interface Route {
 const CACHE_WEIGHT_MAX = 100_000
 
 const UNROUTABLE: Route = { queues: [] }
+const NO_KEYS: readonly string[] = []
 
 /** What a table needs of the store: the queues that its entries open. */
 export type QueueStores = Pick<Store, 'queue' | 'forget'>
@@ -78,16 +79,24 @@ export class RoutingTable {
    * The queues that a message reaches.
    *
    * @param headers called, at most once, when a headers exchange is on the way.
+   * @param furtherKeys each exchange on the way matches these too (CC and BCC).
    * Throws BrokerError vhost_not_found or exchange_not_found.
    */
-  route(vhost: string, exchange: string, routingKey: string, headers: () => Table): Route {
+  route(
+    vhost: string,
+    exchange: string,
+    routingKey: string,
+    headers: () => Table,
+    furtherKeys: readonly string[] = NO_KEYS,
+  ): Route {
     const table = this.#vhost(vhost)
-    const known = this.#cache.get(table)?.get(exchange)?.get(routingKey)
+    const alone = furtherKeys.length === 0
+    const known = alone ? this.#cache.get(table)?.get(exchange)?.get(routingKey) : undefined
     if (known) return known
-    const found = table.route(exchange, routingKey, headers)
+    const found = table.route(exchange, [routingKey, ...furtherKeys], headers)
     if (!found) throw exchangeNotFound(vhost, exchange)
     const route = found.queues.size === 0 ? UNROUTABLE : { queues: [...found.queues] }
-    if (!found.readsHeaders) this.#remember(table, exchange, routingKey, route)
+    if (alone && !found.readsHeaders) this.#remember(table, exchange, routingKey, route)
     return route
   }
 

@@ -306,7 +306,7 @@ export class VhostTable {
    */
   route(
     exchange: string,
-    routingKey: string,
+    routingKeys: readonly string[],
     headers: () => Table,
   ): { queues: Set<QueueEntry>; readsHeaders: boolean } | undefined {
     if (!this.exchange(exchange)) return undefined
@@ -320,8 +320,10 @@ export class VhostTable {
     }
     for (const name of passed) {
       if (name === DEFAULT_EXCHANGE) {
-        const entry = this.#parts.queues.get(routingKey)
-        if (entry) queues.add(entry)
+        for (const key of routingKeys) {
+          const entry = this.#parts.queues.get(key)
+          if (entry) queues.add(entry)
+        }
         continue
       }
       const definition = this.#parts.exchanges.get(name)
@@ -329,12 +331,13 @@ export class VhostTable {
       let matched = false
       const matcher = this.#parts.sources.get(name)?.matcher(definition.type)
       readsHeaders ||= matcher?.readsHeaders ?? false
-      matcher?.match(routingKey, readHeaders, (target) => {
+      const reach: Parameters<Matcher['match']>[2] = (target) => {
         matched = true
         if (target.type === 'exchange') passed.add(target.name)
         const entry = target.type === 'queue' ? this.#parts.queues.get(target.name) : undefined
         if (entry) queues.add(entry)
-      })
+      }
+      for (const key of routingKeys) matcher?.match(key, readHeaders, reach)
       const alternate = matched ? undefined : this.#alternate(definition)
       if (alternate !== undefined) passed.add(alternate)
     }
