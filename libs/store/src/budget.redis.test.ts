@@ -195,10 +195,3 @@ test('permits of a process that died come back', async (t) => {
   const free = async () => (await other!.borrow(limits, { ...ASK, permits: 3 })).permits === 3
   await waitFor(free, { what: 'its permits', timeoutMs: 7_000 })
 })
-
-test('forgetting leaves nothing behind', async (t) => {
-  const [budget] = await budgets(t, 1)
-  await budget!.failing(10_000, 10_000, false)
-  await budget!.forget()
-  assert.equal((await budget!.borrow(NO_LIMITS, ASK)).word, 'open')
-})

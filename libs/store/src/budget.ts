@@ -169,11 +169,6 @@ export class Budget {
     return this.#run(observe(this.#redis, this.#base, ['working', 0, 0, 0]))
   }
 
-  /** Forgets everything: the endpoint is no longer sent to. */
-  async forget(): Promise<void> {
-    await this.#run(this.#redis.del(`${this.#base}state`, `${this.#base}permits`))
-  }
-
   async #run<T>(reply: Promise<T>): Promise<T> {
     try {
       return await reply
