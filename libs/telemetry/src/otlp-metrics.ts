@@ -75,7 +75,9 @@ function metricData(
     const dataPoints = series.map((one) => point(one, histogramValue(one.value as Histogram)))
     return { ...common, dataPointType: DataPointType.HISTOGRAM, dataPoints }
   }
-  const dataPoints = series.map((one) => point(one, one.value as number))
+  // JSON has no infinity: a queue that does not drain is left out.
+  const finite = series.filter(({ value }) => Number.isFinite(value))
+  const dataPoints = finite.map((one) => point(one, one.value as number))
   if (kind === 'gauge') return { ...common, dataPointType: DataPointType.GAUGE, dataPoints }
   return { ...common, dataPointType: DataPointType.SUM, isMonotonic: true, dataPoints }
 }
