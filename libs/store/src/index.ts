@@ -46,6 +46,7 @@ export {
   QueueStore,
 } from './queue-store.ts'
 export { encodeRecord, type MessageRecord } from './record.ts'
+export { REDIS_ACL } from './redis-acl.ts'
 export { type ServerState, unavailable } from './redis.ts'
 export {
   type FoundRequest,

@@ -8,6 +8,7 @@ import cluster from 'node:cluster'
 import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { runProcess } from '@sluice/server'
+import { REDIS_ACL } from '@sluice/store'
 import { runAudit } from './audit.ts'
 import { SERVICES } from './services.ts'
 import { runWorkers, workerCount } from './workers.ts'
@@ -18,6 +19,7 @@ const HELP = `sluice: a message broker on Redis Streams
 
   sluice [all | ${names.join(' | ')} ...] [--help] [--version]
   sluice audit verify [<number>:<hash>]
+  sluice redis-acl
 
 Runs the services named, all of them unless told. Any number of processes may run each; they share
 nothing but Redis. Settings are environment variables (docs/configuration.md); REDIS_URL is needed.
@@ -38,6 +40,10 @@ async function main(): Promise<number> {
       return 0
     }
     if (positionals[0] === 'audit') return await runCommand(positionals.slice(1))
+    if (positionals.length === 1 && positionals[0] === 'redis-acl') {
+      process.stdout.write(`${REDIS_ACL.join(' ')}\n`)
+      return 0
+    }
     chosen = choose(positionals)
   } catch (error) {
     process.stderr.write(`sluice: ${(error as Error).message}\n\n${HELP}`)
