@@ -16,6 +16,7 @@ import {
 import { waitFor, withRedis } from '@sluice/testkit'
 import type { QueueEntry } from '@sluice/topology'
 import { Feeds } from '../feeds.ts'
+import { register } from '../registration.ts'
 import { Guard } from './guard.ts'
 import { Pump, type Throttle } from './pump.ts'
 import { Endpoint } from './send.ts'
@@ -40,7 +41,11 @@ interface Process {
   close(): Promise<void>
 }
 
-async function setup(t: TestContext, settings: Partial<QueueSettings> = {}) {
+async function setup(
+  t: TestContext,
+  settings: Partial<QueueSettings> = {},
+  args: Readonly<Record<string, unknown>> = {},
+) {
   const { url, vhost } = await withRedis(t)
   const reported: unknown[] = []
   const all = { ...QUEUE_SETTINGS_DEFAULT, ...settings }
@@ -64,19 +69,28 @@ async function setup(t: TestContext, settings: Partial<QueueSettings> = {}) {
     const throttles: Throttle[] = []
     const guard = new Guard(['127.0.0.1'])
     const subscription = subscriptionOf(backend, given)
+    const stopping = new AbortController().signal
+    const report = (error: unknown) => reported.push(error)
+    const parts = { topology: undefined as never, report, stopping } // its queue stays
     const pump = new Pump(
       {
         budget: store.budget(vhost, 'backend'),
         feeds,
-        report: (error) => reported.push(error),
+        report,
         open: (subscription) => new Endpoint(vhost, 'backend', subscription, guard),
+        register: (queue, hooks) => {
+          const single = queue.definition.arguments['x-single-active-consumer'] === true
+          const place = { priority: 0, exclusive: false, single }
+          return register(parts, queue, `push:backend:${store.slot.name}`, place, hooks)
+        },
         timeOfDayMs: () => Date.now(),
         attempted: (attempt) => attempts.push(attempt),
         throttled: (why) => throttles.push(why),
       },
       subscription,
     )
-    const entry = { store: queue, settings: all } as QueueEntry
+    const definition = { name: 'orders', epoch: 1, autoDelete: false, arguments: args }
+    const entry = { vhost, store: queue, settings: all, definition } as unknown as QueueEntry
     pump.configure(subscription, entry)
     const configure = (changed: Given = {}) =>
       pump.configure(subscriptionOf(backend, changed), entry)
@@ -252,6 +266,33 @@ test('per key in order: a key that fails keeps to itself', async (t) => {
   }
   const bodies = backend.bodies()
   assert.ok(bodies.indexOf('b19') < bodies.lastIndexOf('a0') + 20, 'b did not wait for a')
+})
+
+test('it is a consumer of its queue, also while it is paused', async (t) => {
+  const { queue, start } = await setup(t)
+  const one = await start({ paused: true })
+  const consumers = async () => (await queue.stats()).consumers
+  await waitFor(async () => (await consumers()) === 1, { what: 'it to be known' })
+  one.configure()
+  one.configure({ paused: true })
+  assert.equal(await consumers(), 1)
+  await one.close()
+  assert.equal(await consumers(), 0)
+})
+
+test('of a queue with a single active consumer one process pushes at a time', async (t) => {
+  const single = { 'x-single-active-consumer': true }
+  const { queue, backend, start, publish } = await setup(t, {}, single)
+  const [one, other] = [await start(), await start()]
+  await waitFor(async () => (await queue.stats()).consumers === 2, { what: 'both' })
+  await publish(...numbers(50))
+  await waitFor(() => drained(queue), { what: 'the queue to drain' })
+  const [first, second] = one.attempts.length > 0 ? [one, other] : [other, one]
+  assert.deepEqual([first.attempts.length, second.attempts.length], [50, 0])
+  await first.close()
+  await publish('last')
+  await waitFor(() => second.attempts.length === 1, { what: 'the other to take over' })
+  assert.equal(backend.arrivals.length, 51)
 })
 
 test('paused nothing is sent and nothing is held; resumed it goes on', async (t) => {

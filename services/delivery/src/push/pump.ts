@@ -21,6 +21,7 @@ import { Allowance } from './allowance.ts'
 import { Concurrency } from './concurrency.ts'
 import { Health } from './health.ts'
 import { attemptText, summary } from './kept-attempt.ts'
+import { type Register, Seat } from './seat.ts'
 import type { Endpoint } from './send.ts'
 import type { Attempt, Subscription } from './subscription.ts'
 import { isOpen } from './windows.ts'
@@ -56,6 +57,8 @@ export interface PumpDeps {
   readonly feeds: Feeds
   readonly report: Report
   readonly open: (subscription: Subscription) => Endpoint
+  /** Takes a place in the queue. */
+  readonly register: Register
   /** The time of day by Redis's clock, ms since 1970. */
   readonly timeOfDayMs: () => number
   readonly attempted: (attempt: Attempt) => void
@@ -90,6 +93,7 @@ export class Pump implements Consumer {
   readonly #deps: PumpDeps
   readonly #allowance: Allowance
   readonly #health = new Health()
+  readonly #seat: Seat
   #subscription: Subscription
   #endpoint: Open
   #concurrency: Concurrency
@@ -113,6 +117,7 @@ export class Pump implements Consumer {
   constructor(deps: PumpDeps, subscription: Subscription) {
     this.#deps = deps
     this.#subscription = subscription
+    this.#seat = new Seat(deps.register, deps.report, () => this.#sit())
     this.#endpoint = this.#open(subscription)
     this.#concurrency = concurrencyOf(subscription)
     this.#allowance = new Allowance(deps.budget, limitsOf(subscription))
@@ -141,14 +146,20 @@ export class Pump implements Consumer {
       this.#closeIfIdle(last)
     }
     this.#queue = queue
-    const wanted = subscription.paused || !queue ? undefined : this.#deps.feeds.of(queue.store)
-    if (wanted !== this.#feed) {
-      this.#leave()
-      this.#feed = wanted
-      this.#parked = undefined
-      wanted?.attach(this)
-    }
+    this.#seat.move(queue)
+    this.#sit()
     this.#schedule()
+  }
+
+  /** Takes from the queue while it is its turn and it is not paused. */
+  #sit(): void {
+    const may = this.#seat.active && !this.#subscription.paused && !this.#stopped
+    const wanted = may && this.#queue ? this.#deps.feeds.of(this.#queue.store) : undefined
+    if (wanted === this.#feed) return
+    this.#leave()
+    this.#feed = wanted
+    this.#parked = undefined
+    wanted?.attach(this)
   }
 
   /** Takes nothing more; settles when nothing is under way, after `ms` by breaking it off. */
@@ -163,6 +174,7 @@ export class Pump implements Consumer {
     clearTimeout(timer)
     clearTimeout(this.#timer)
     this.#closeIfIdle(this.#endpoint)
+    await this.#seat.leave()
     if (this.#allowance.permits(performance.now()) === 0) return
     await this.#allowance.ask({ slots: 0, permits: 0, inUse: 0 }).catch(() => {}) // they lapse
   }

@@ -7,6 +7,7 @@ import type { Deps } from '@sluice/server'
 import { type Count, QUEUES_MEASURED_MAX } from '@sluice/telemetry'
 import type { Json, NamedDocument } from '@sluice/topology'
 import type { Feeds } from '../feeds.ts'
+import { register } from '../registration.ts'
 import type { Guard } from './guard.ts'
 import { Pump, type PumpState } from './pump.ts'
 import { answerKeeper } from './replay.ts'
@@ -125,6 +126,11 @@ export class Pumps {
           new Endpoint(vhost, name, subscription, this.#guard, {
             replayed: answerKeeper(store.requests, vhost, report),
           }),
+        register: (queue, hooks) => {
+          const single = queue.definition.arguments['x-single-active-consumer'] === true
+          const place = { priority: 0, exclusive: false, single }
+          return register(this.#deps, queue, `push:${name}:${store.slot.name}`, place, hooks)
+        },
         timeOfDayMs: () => Date.now() + store.state.clockAheadMs,
         attempted: ({ verdict }) => {
           this.#attempts[verdict].value++
