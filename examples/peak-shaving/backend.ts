@@ -1,6 +1,6 @@
 /**
- * A deliberately weak backend: it takes so many orders a second, answers 429 to the rest, and now and
- * then goes away. It notes everything that it saw.
+ * A deliberately weak backend: it takes so many orders a second, answers 429 to the rest, and now
+ * and then goes away. It notes everything that it saw.
  */
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
