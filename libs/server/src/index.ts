@@ -68,6 +68,15 @@ export {
 export { readMessage } from './publish/read-message.ts'
 export { requirePublish } from './publish/require-publish.ts'
 export {
+  messageOf,
+  nextRuns,
+  readSchedule,
+  SCHEDULES_MAX,
+  type Schedule,
+  ScheduleBody,
+  timesOf,
+} from './schedule.ts'
+export {
   type Broker,
   type Door,
   type MakeService,

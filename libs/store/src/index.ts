@@ -1,6 +1,12 @@
 export type { Admitted, AppendReply } from './appender.ts'
 export { queueHolders, type StoredQueue, storedQueues } from './audit.ts'
 export {
+  type AuditEntry,
+  type AuditEvent,
+  AuditLog,
+  type Verdict,
+} from './audit-log.ts'
+export {
   type Ask,
   Budget,
   type BudgetLimits,
@@ -8,12 +14,6 @@ export {
   latenessMs,
   PERMITS_LEASE_MS,
 } from './budget.ts'
-export {
-  type AuditEntry,
-  type AuditEvent,
-  AuditLog,
-  type Verdict,
-} from './audit-log.ts'
 export {
   type Changes,
   COMMIT_CHANGES_MAX,
@@ -35,6 +35,8 @@ export {
   type RedriveProgress,
   type RedriveStatus,
   SWEEP_JOB,
+  TICKS_QUEUE,
+  type TickData,
 } from './jobs.ts'
 export { parseQueueBase, TOPOLOGY_BASE } from './keys.ts'
 export type { LeasedMessage, LeaseOptions, LeaseSettlement, SettleOutcome } from './leases.ts'
@@ -68,4 +70,5 @@ export type {
 export { failureOf } from './scripts.ts'
 export { QUEUE_SETTINGS_DEFAULT, type QueueSettings } from './settings.ts'
 export { openStore, type Store, type StoreOptions } from './store.ts'
+export { nextTick, TICK_SETTINGS, type TickTimes } from './tick-times.ts'
 export { type RoomOptions, type RoomReply, roomClient, type WaitingRoom } from './waiting-room.ts'

@@ -8,9 +8,12 @@
 import { type Job, Queue } from 'bullmq'
 import type { Redis } from 'ioredis'
 import { unavailable } from './redis.ts'
+import { TICK_SETTINGS, type TickTimes } from './tick-times.ts'
 
 export const JOBS_PREFIX = '{sluice}:jobs'
 export const JOBS_QUEUE = 'maintenance'
+/** A queue of their own: a tick must not wait behind a long redrive. */
+export const TICKS_QUEUE = 'ticks'
 
 /** What the jobs are called. */
 export const REDRIVE_JOB = 'redrive'
@@ -21,6 +24,9 @@ const KEPT = { age: 24 * 3_600, count: 1_000 }
 /** Tries of a job that failed, e.g. since Redis was away, with the pause between them. */
 const ATTEMPTS = 10
 const BACKOFF = { type: 'exponential', delay: 1_000 } as const
+/** A tick is published within the minute, or not at all: the next one comes. */
+const TICK_ATTEMPTS = { attempts: 6, backoff: BACKOFF }
+const TICKS_PAGE = 500
 
 /** Dead letters of a queue, all of them, back to where they died. */
 export interface RedriveData {
@@ -28,6 +34,14 @@ export interface RedriveData {
   readonly queue: string
   /** Letters stored after this stay, or the job would never end; ms of Redis's clock. */
   readonly untilMs: number
+}
+
+export const TICK_JOB = 'tick'
+
+/** Which schedule a tick is of. */
+export interface TickData {
+  readonly vhost: string
+  readonly name: string
 }
 
 export interface RedriveProgress {
@@ -49,6 +63,7 @@ export class Jobs {
   readonly #redis: Redis
   readonly #connect: () => Promise<Redis>
   #queue: Queue | undefined
+  #ticksQueue: Queue | undefined
 
   /** @param connect opens a connection as workers need it: commands wait for Redis. */
   constructor(redis: Redis, connect: () => Promise<Redis>) {
@@ -107,8 +122,36 @@ export class Jobs {
     )
   }
 
+  /** Every schedule that has ticks to come: its times as JSON, by id. */
+  async ticks(): Promise<Map<string, string>> {
+    const all = new Map<string, string>()
+    for (let from = 0; ; from += TICKS_PAGE) {
+      const page = await this.#ask(() =>
+        this.#ticks().getJobSchedulers(from, from + TICKS_PAGE - 1, true),
+      )
+      for (const { key, pattern } of page) all.set(key, pattern ?? '')
+      if (page.length < TICKS_PAGE) return all
+    }
+  }
+
+  /** Has each tick done by one reaper. Repeating it changes nothing. */
+  async setTicks(id: string, times: TickTimes, data: TickData): Promise<void> {
+    const opts = { removeOnComplete: true, removeOnFail: { count: 10 }, ...TICK_ATTEMPTS }
+    await this.#ask(() =>
+      this.#ticks().upsertJobScheduler(
+        id,
+        { pattern: JSON.stringify(times) },
+        { name: TICK_JOB, data, opts },
+      ),
+    )
+  }
+
+  async removeTicks(id: string): Promise<void> {
+    await this.#ask(() => this.#ticks().removeJobScheduler(id))
+  }
+
   async close(): Promise<void> {
-    await this.#queue?.close()
+    await Promise.all([this.#queue?.close(), this.#ticksQueue?.close()])
   }
 
   async #ask<T>(ask: (queue: Queue) => Promise<T>): Promise<T> {
@@ -120,11 +163,23 @@ export class Jobs {
   }
 
   #open(): Queue {
-    if (!this.#queue) {
-      this.#queue = new Queue(JOBS_QUEUE, { connection: this.#redis, prefix: JOBS_PREFIX })
-      this.#queue.on('error', () => {}) // the call that fails says so
-    }
+    this.#queue ??= this.#openQueue(JOBS_QUEUE)
     return this.#queue
+  }
+
+  #ticks(): Queue {
+    this.#ticksQueue ??= this.#openQueue(TICKS_QUEUE)
+    return this.#ticksQueue
+  }
+
+  #openQueue(name: string): Queue {
+    const queue = new Queue(name, {
+      connection: this.#redis,
+      prefix: JOBS_PREFIX,
+      settings: TICK_SETTINGS,
+    })
+    queue.on('error', () => {}) // the call that fails says so
+    return queue
   }
 }
 

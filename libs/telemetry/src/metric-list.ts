@@ -152,6 +152,15 @@ export const METRICS = {
     labels: {},
     doc: 'Declarations that differed from the queue or exchange that is there, in vhosts that tolerate it.',
   },
+  scheduled: {
+    name: 'sluice_scheduled_total',
+    kind: 'counter',
+    labels: {
+      vhost: 'any',
+      outcome: ['published', 'missed', 'unroutable', 'exchange-missing', 'full'],
+    },
+    doc: 'Ticks of schedules that were carried out here.',
+  },
   reaperPasses: {
     name: 'sluice_reaper_passes_total',
     kind: 'counter',

@@ -72,7 +72,7 @@ export function maintenance(
  * Closes a worker. BullMQ waits for ever for the end of a connection that is just being made again,
  * so that is waited for here first; when Redis stays away, the connections are cut.
  */
-async function closeWorker(worker: Worker): Promise<void> {
+export async function closeWorker(worker: Worker): Promise<void> {
   const connected = worker.backend.reconnectBlocking().then(
     () => true,
     () => false,

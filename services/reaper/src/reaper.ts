@@ -14,6 +14,7 @@ import { DeadLetters } from './dead-letter.ts'
 import { every, sparsely } from './every.ts'
 import { maintenance } from './maintenance.ts'
 import { reclaimDeadSlots } from './reclaim.ts'
+import { schedules } from './schedules.ts'
 import { visitor } from './visit.ts'
 
 /**
@@ -36,6 +37,7 @@ export function reaper(deps: Deps, config: Config): Service {
       visits(deps, passMs, report),
       async (signal) => every(passMs, signal, () => reclaim(signal), report),
       maintenance(deps, { sweepMs }, report),
+      schedules(deps, report),
     ],
   }
 }

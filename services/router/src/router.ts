@@ -7,6 +7,7 @@ import { auditRoute } from './http-audit.ts'
 import { batchRoute } from './http-batch.ts'
 import { publishRoutes } from './http-publish.ts'
 import { queueRoutes } from './http-queues.ts'
+import { scheduleRoutes } from './http-schedules.ts'
 import { topologyRoutes } from './http-topology.ts'
 import { userRoutes } from './http-users.ts'
 import { ingestRoutes } from './ingest/http-ingests.ts'
@@ -25,6 +26,7 @@ export function router(deps: Deps, config: Config): Service {
       ...apiKeyRoutes(deps),
       auditRoute(deps),
       ...definitionRoutes(deps),
+      ...scheduleRoutes(deps),
       ...ingestRoutes(deps),
       requestRoute(deps),
     ],
