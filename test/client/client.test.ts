@@ -195,7 +195,9 @@ for (const via of VIAS) {
     t.after(() => proxy.close())
     const shaky = client({ url: `http://127.0.0.1:${proxy.port}` })
     const seen = new Set<unknown>()
-    const consumer = shaky.consume('q', ({ body }) => void seen.add(body), { via, concurrency: 4 })
+    // A lease whose answer is lost comes again when it lapses.
+    const options = { via, concurrency: 4, leaseMs: 1_000 }
+    const consumer = shaky.consume('q', ({ body }) => void seen.add(body), options)
     for (let round = 0; round < 5; round++) {
       const bodies = Array.from({ length: 20 }, (_, i) => ({ body: round * 20 + i }))
       await sluice.publishBatch({ queue: 'q' }, bodies)
