@@ -8,6 +8,7 @@ import { privateRedis, waitFor } from '@sluice/testkit'
 import { type ConfirmChannel, type ConsumeMessage, connect } from 'amqplib'
 import { PASSWORD, type TestBroker, withBroker } from '../support/broker.ts'
 import { otlpSink, type SunkSpan } from '../support/otlp-sink.ts'
+import { WsPeer } from '../support/ws-peer.ts'
 
 const TRACE = '0af7651916cd43dd8448eb211c80319c'
 const SPAN = 'b7ad6b7169203331'
@@ -101,7 +102,7 @@ test('what a publisher says of its trace is kept as it is, baggage too', async (
   )
 })
 
-test('over HTTP a request gives its trace to its message: retry, dead letter, redrive', async (t) => {
+test('an HTTP request gives its trace to its message: retry, dead letter, redrive', async (t) => {
   const { sink, broker } = await setup(t, { SLUICE_TRACES_RATIO: '0' })
   await broker.request('PUT', '/queues/q', { body: {} })
   const published = await broker.request('POST', '/queues/q/messages', {
@@ -150,6 +151,21 @@ async function waitForLetter(broker: TestBroker) {
   await waitFor(async () => (await list()).length > 0, { what: 'the dead letter' })
   return list()
 }
+
+test('over WebSocket a message brings its trace, and a delivery is followed to its settlement', async (t) => {
+  const { sink, broker } = await setup(t, { SLUICE_TRACES_RATIO: '0' })
+  await broker.request('PUT', '/queues/q', { body: {} })
+  const peer = await WsPeer.open(broker.http, { vhost: broker.vhost })
+  const headers = { traceparent: SAMPLED, baggage: 'user=7' }
+  peer.send({ type: 'consume', consumer: 'c', queue: 'q' })
+  peer.send({ type: 'publish', id: 1, exchange: '', routingKey: 'q', body: 'x', headers })
+  const delivered = await peer.next('deliver')
+  assert.deepEqual(delivered['headers'], headers)
+  peer.send({ type: 'settle', deliveries: [delivered['delivery']], outcome: 'ack' })
+  const spans = await sink.expect('publish amq.default', 'deliver q', 'ack q')
+  await peer.close()
+  assertConnected(spans, SPAN)
+})
 
 test('an event of CloudEvents brings its trace as an extension, and takes it along', async (t) => {
   const { sink, broker } = await setup(t, { SLUICE_TRACES_RATIO: '0' })

@@ -32,8 +32,10 @@ export async function exportMetrics(
   const producer: MetricProducer = {
     async collect() {
       const endTime = hrTime(Date.now())
-      const families = (await metrics.families()).filter(({ series }) => series.length > 0)
-      const data = families.map((family) => metricData(sdk, family, startTime, endTime))
+      const families = (await metrics.families()).map(withFinite)
+      const data = families
+        .filter(({ series }) => series.length > 0)
+        .map((family) => metricData(sdk, family, startTime, endTime))
       const scopeMetrics = [{ scope: { name: 'sluice' }, metrics: data }]
       return { resourceMetrics: { resource, scopeMetrics }, errors: [] }
     },
@@ -50,6 +52,12 @@ export async function exportMetrics(
   })
   const provider = new sdk.MeterProvider({ resource, readers: [reader] })
   return () => provider.shutdown()
+}
+
+/** JSON has no infinity: a queue that does not drain has no time until it is empty. */
+function withFinite(family: Family): Family {
+  const { series } = family
+  return { ...family, series: series.filter(({ value }) => value !== Number.POSITIVE_INFINITY) }
 }
 
 type Sdk = typeof import('@opentelemetry/sdk-metrics')
@@ -75,9 +83,7 @@ function metricData(
     const dataPoints = series.map((one) => point(one, histogramValue(one.value as Histogram)))
     return { ...common, dataPointType: DataPointType.HISTOGRAM, dataPoints }
   }
-  // JSON has no infinity: a queue that does not drain is left out.
-  const finite = series.filter(({ value }) => Number.isFinite(value))
-  const dataPoints = finite.map((one) => point(one, one.value as number))
+  const dataPoints = series.map((one) => point(one, one.value as number))
   if (kind === 'gauge') return { ...common, dataPointType: DataPointType.GAUGE, dataPoints }
   return { ...common, dataPointType: DataPointType.SUM, isMonotonic: true, dataPoints }
 }
