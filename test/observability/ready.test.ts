@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { privateRedis, waitFor } from '@sluice/testkit'
 import { type BrokerOptions, type TestBroker, withBroker } from '../support/broker.ts'
+import { startProcess } from '../support/processes.ts'
 
 async function setup(
   t: TestContext,
@@ -98,4 +99,21 @@ test('the log level changes on every process, for a while, by an administrator',
   await waitFor(() => other.deps.log.level === 'fatal', { what: 'fatal again' })
   assert.equal((await broker.request('DELETE', '/v1/log-level')).status, 204)
   await waitFor(() => other.deps.log.level === 'silent', { what: 'its own level at once' })
+})
+
+test('the log says once when Redis goes and comes, and when a promise breaks and holds again', async (t) => {
+  const redis = await privateRedis(t)
+  const process = await startProcess(t, { redisUrl: redis.url, env: { SLUICE_LOG_LEVEL: 'info' } })
+  const lines = (text: string) =>
+    process.log.split('\n').filter((line) => line.includes(`"msg":"${text}`))
+  const said = (text: string) => waitFor(() => lines(text).length === 1, { what: text })
+  await redis.redis.config('SET', 'maxmemory-policy', 'allkeys-lru')
+  await said('a promise cannot be kept')
+  await redis.redis.config('SET', 'maxmemory-policy', 'noeviction')
+  await said('a promise is kept again')
+  await redis.kill9()
+  await said('Redis does not answer')
+  await redis.restart()
+  await said('Redis answers again')
+  assert.match(lines('a promise cannot be kept')[0]!, /"level":"error".*allkeys-lru/)
 })
