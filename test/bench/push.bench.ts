@@ -4,9 +4,9 @@
  * and whether dead endpoints slow down the healthy ones of 1 000 subscriptions.
  *
  * Method: a private Redis (everysec); services, endpoints and undici each in a process of their
- * own; bodies of 256 bytes. Push and undici send to the same endpoint over as many connections, in turn,
- * round by round, so that noise hits both. The drill is test/support/push-drill.ts. Latencies are
- * from the moment a message is published over HTTP until its request arrives.
+ * own; bodies of 256 bytes. Push and undici send to the same endpoint over as many connections, in
+ * turn, round by round, so that noise hits both. The drill is test/support/push-drill.ts. Latencies
+ * are from the moment a message is published over HTTP until its request arrives.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'

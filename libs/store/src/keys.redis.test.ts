@@ -8,7 +8,7 @@
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { privateRedis, waitFor } from '@sluice/testkit'
-import { parseQueueBase, queueBase } from './keys.ts'
+import { endpointBase, parseQueueBase, queueBase } from './keys.ts'
 import { drain, HOUR_MS, lease, openTestQueue, publish } from './test-queue.ts'
 
 const NAMES = ['orders', '/', 'a b', '{', '}', '{}', 'a{b}c', 'ü€', '%7B', ':', 'x/y', 'null\0']
@@ -51,6 +51,21 @@ test('a queue that does everything stays in one hash slot', async (t) => {
   await queue.drop({})
 })
 
+test('what processes share of an endpoint stays in one hash slot', async (t) => {
+  const url = await cluster(t)
+  const { store, vhost } = await openTestQueue(t, {}, url)
+  const budget = store.budget(vhost, 'backend')
+  const limits = { rate: 10, burst: 2, concurrency: 3, rampUpMs: 0, probeMs: 1_000 }
+  const ask = { slots: 1, permits: 1, inUse: 0, unused: 0, loan: '' }
+  await budget.borrow(limits, ask)
+  await budget.leaveAlone(1)
+  await budget.failing(1, 1, false)
+  await budget.working()
+  const keys = (await store.redis.keys('*')).filter((key) => key.includes('backend'))
+  const slots = await Promise.all(keys.map((key) => store.redis.call('CLUSTER', 'KEYSLOT', key)))
+  assert.deepEqual([keys.length, new Set(slots).size], [2, 1])
+})
+
 test('whatever a queue is called, its keys are in the slot of its base, and its base is its own', async (t) => {
   const { redis } = await privateRedis(t, { aof: false, args: ['--cluster-enabled', 'yes'] })
   const slotOf = (key: string) => redis.call('CLUSTER', 'KEYSLOT', key)
@@ -74,6 +89,7 @@ test('what is no base of a queue belongs to none', () => {
     'sluice:{a/b}',
     'other:{a/b}:',
     'sluice:{a/b/c}:',
+    endpointBase('a', 'b'),
   ]) {
     assert.equal(parseQueueBase(base), undefined, base)
   }

@@ -13,7 +13,7 @@ import {
   type QueueStore,
   type Store,
 } from '@sluice/store'
-import { waitFor, withRedis } from '@sluice/testkit'
+import { privateRedis, waitFor, withRedis } from '@sluice/testkit'
 import type { QueueEntry } from '@sluice/topology'
 import { Feeds } from '../feeds.ts'
 import { register } from '../registration.ts'
@@ -45,8 +45,11 @@ async function setup(
   t: TestContext,
   settings: Partial<QueueSettings> = {},
   args: Readonly<Record<string, unknown>> = {},
+  redisUrl?: string,
 ) {
-  const { url, vhost } = await withRedis(t)
+  const shared = await withRedis(t)
+  const { vhost } = shared
+  const url = redisUrl ?? shared.url
   const reported: unknown[] = []
   const all = { ...QUEUE_SETTINGS_DEFAULT, ...settings }
   const backend = await new TestBackend().open(t)
@@ -266,6 +269,20 @@ test('per key in order: a key that fails keeps to itself', async (t) => {
   }
   const bodies = backend.bodies()
   assert.ok(bodies.indexOf('b19') < bodies.lastIndexOf('a0') + 20, 'b did not wait for a')
+})
+
+test('Redis goes away and comes back: so do the pushes, and nothing is lost', async (t) => {
+  const redis = await privateRedis(t)
+  const { queue, backend, start, publish } = await setup(t, {}, {}, redis.url)
+  backend.answer = () => ({ status: 200, afterMs: 5 })
+  await Promise.all([start({ shape: { perSecond: 200 } }), start()])
+  await publish(...numbers(150))
+  await waitFor(() => backend.arrivals.length > 20, { what: 'a first few' })
+  await redis.kill9()
+  await redis.restart()
+  const calm = () => drained(queue).catch(() => false)
+  await waitFor(calm, { what: 'the queue to drain', timeoutMs: 20_000 })
+  assert.deepEqual([...new Set(backend.bodies())].toSorted(), numbers(150).toSorted())
 })
 
 test('it is a consumer of its queue, also while it is paused', async (t) => {
