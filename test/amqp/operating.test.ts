@@ -1,5 +1,7 @@
 /** What an operator sets or sees: vhost options, alarms, expiry, and that nothing is left. */
 import assert from 'node:assert/strict'
+import { mkdir, rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { privateRedis, waitFor } from '@sluice/testkit'
 import { type AmqpClient, declareExchange, declareQueue, withAmqp } from '../support/amqp-broker.ts'
@@ -119,6 +121,48 @@ test('no. 18: publishers wait while Redis is low on memory, and nothing is lost'
   assert.deepEqual(
     bodies,
     Array.from({ length: sent }, (_, i) => String(i)),
+  )
+})
+
+test('no. 18: publishers wait while Redis cannot write to its disk, and nothing is lost', async (t) => {
+  const { url, redis } = await privateRedis(t, { aof: false })
+  const { client, reported } = await withAmqp(t, { redisUrl: url })
+  t.after(() => void reported.splice(0)) // heartbeats and settlements are refused as well
+  const capabilities = { 'connection.blocked': true }
+  const blocked = await client({ clientProperties: { capabilities } })
+  await blocked.queue('q')
+  // Where a folder is in its way no snapshot can be written, and Redis refuses writes.
+  const [, dir] = (await redis.config('GET', 'dir')) as [string, string]
+  const [, name] = (await redis.config('GET', 'dbfilename')) as [string, string]
+  const inTheWay = join(dir, name)
+  await mkdir(join(inTheWay, 'full'), { recursive: true })
+  await redis.config('SET', 'save', '3600 1')
+  const saved = (status: string) =>
+    waitFor(
+      async () => {
+        await redis.bgsave().catch(() => {}) // one is under way
+        return (await redis.info('persistence')).includes(`rdb_last_bgsave_status:${status}`)
+      },
+      { what: `a snapshot to be ${status}` },
+    )
+  await saved('err')
+  let sent = 0
+  // Those before the alarm is known are refused by Redis, and are held all the same.
+  while (blocked.unread.length === 0) {
+    blocked.publish(1, '', 'q', String(sent++))
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    assert(sent < 500, 'blocked within 10 s')
+  }
+  assert.equal((await blocked.expect('connection.blocked', 0)).reason, 'low on disk')
+  for (let more = 0; more < 5; more++) blocked.publish(1, '', 'q', String(sent++))
+  await rm(inTheWay, { recursive: true })
+  await saved('ok')
+  await blocked.expect('connection.unblocked', 0)
+  const consumer = await client()
+  await consuming(consumer, 'q', { noAck: true })
+  assert.deepEqual(
+    await deliveries(consumer, sent),
+    Array.from({ length: sent }, (_, n) => String(n)),
   )
 })
 

@@ -51,6 +51,8 @@ export type Appended =
   | 'unavailable'
   /** Redis is over its memory mark; nothing was stored. */
   | 'memory-high'
+  /** Redis cannot write to its disk; nothing was stored. */
+  | 'disk-low'
 
 /** Why a message became a dead letter (RabbitMQ's words, which x-death carries). */
 export type DeathReason = 'rejected' | 'expired' | 'maxlen' | 'delivery_limit'

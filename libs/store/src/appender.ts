@@ -226,11 +226,11 @@ export class Appender<Q> {
       .then(
         ([outcome, durable]) => answer(outcome, durable),
         (error) => {
-          this.#options.report(error)
-          const full = error instanceof Error && error.message.startsWith('OOM')
+          const outcome = outcomeOf(error)
+          if (outcome === 'unavailable') this.#options.report(error)
           if (!answered) {
             answered = true
-            this.#tell(batch, () => (full ? 'memory-high' : 'unavailable'))
+            this.#tell(batch, () => outcome)
           }
         },
       )
@@ -322,6 +322,13 @@ export class Appender<Q> {
       replies[index]!.appended(tokens[index]!, outcomeOf(index), this.#options.queue)
     }
   }
+}
+
+/** What Redis refuses it has not stored; of anything else nobody knows. */
+function outcomeOf(error: unknown): 'memory-high' | 'disk-low' | 'unavailable' {
+  const { message } = error instanceof Error ? error : { message: '' }
+  if (message.startsWith('OOM')) return 'memory-high'
+  return message.startsWith('MISCONF') ? 'disk-low' : 'unavailable'
 }
 
 /** '>BI6Bc0' a message: level, delay, de-duplication id; and its client (append.lua). */

@@ -13,7 +13,9 @@ export interface QueueContext {
   readonly schedule: (flush: () => void) => void
   readonly backlog: (bytes: number) => void
   /** Why nothing may be stored right now, or undefined. */
-  readonly refusal: (safety: Safety) => 'memory-high' | 'not-durable' | 'unavailable' | undefined
+  readonly refusal: (
+    safety: Safety,
+  ) => 'memory-high' | 'disk-low' | 'not-durable' | 'unavailable' | undefined
   /** What the server promises for every message. */
   readonly safety: Safety
   /** A connection that waits for replicas (WAIT blocks what comes behind it). */

@@ -299,7 +299,8 @@ export class Store {
 
   /** Whether a promise of this durability can be kept at the moment. */
   canPromise(durability: Durability): boolean {
-    return this.#refusal(safetyOf(durability)) !== 'not-durable'
+    const refusal = this.#refusal(safetyOf(durability))
+    return refusal !== 'not-durable' && refusal !== 'disk-low'
   }
 
   /** Hands a message to one process, past all queues; false when that process is not there. */
@@ -378,12 +379,13 @@ export class Store {
   /** Why nothing may be stored right now. */
   #refusal(
     safety: Safety,
-  ): Extract<Appended, 'memory-high' | 'not-durable' | 'unavailable'> | undefined {
+  ): Extract<Appended, 'memory-high' | 'disk-low' | 'not-durable' | 'unavailable'> | undefined {
     if (this.#closing || this.#backlogBytes > limits.APPEND_BACKLOG_BYTES_MAX) return 'unavailable'
     const { aof, fsync, replicas, persistenceFailing } = this.#state
     if (this.#memoryHigh) return 'memory-high'
-    if (needsFsync(safety) && !(aof && fsync === 'always' && !persistenceFailing)) {
-      return 'not-durable'
+    if (needsFsync(safety)) {
+      if (!aof || fsync !== 'always') return 'not-durable'
+      if (persistenceFailing) return 'disk-low'
     }
     const needed = replicasOf(safety)
     return needed > 0 && !(this.#stateFresh && replicas >= needed) ? 'not-durable' : undefined

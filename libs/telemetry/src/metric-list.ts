@@ -15,6 +15,7 @@ const OUTCOMES = [
   'not-durable',
   'unavailable',
   'memory-high',
+  'disk-low',
 ] as const
 const SETTLEMENTS = [
   'settled',

@@ -35,6 +35,7 @@ const REACHED: ReadonlySet<Published> = new Set([
   'duplicate',
   'full',
   'memory-high',
+  'disk-low',
   'not-durable',
   'unavailable',
 ])
@@ -46,8 +47,9 @@ const SEVERITY: Record<Appended, number> = {
   stored: 2,
   full: 3,
   'memory-high': 4,
-  'not-durable': 5,
-  unavailable: 6,
+  'disk-low': 5,
+  'not-durable': 6,
+  unavailable: 7,
 }
 
 /** Times a publish is routed again while the topology keeps changing under it. */

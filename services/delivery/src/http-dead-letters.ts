@@ -164,6 +164,9 @@ function refused(queue: string, outcome: string): BrokerError {
   if (outcome === 'memory-high') {
     return new BrokerError('memory_high', 'Redis is short of memory; consume, then try again.')
   }
+  if (outcome === 'disk-low') {
+    return new BrokerError('store_unavailable', 'Redis cannot write to its disk; try again.')
+  }
   if (outcome === 'not-durable') {
     return new BrokerError(
       'durability_unavailable',

@@ -25,6 +25,8 @@ export function refusalOf(
       return new BrokerError('queue_full', 'A queue is full and refuses more.')
     case 'memory-high':
       return new BrokerError('memory_high', 'Redis is short of memory; consume, then try again.')
+    case 'disk-low':
+      return new BrokerError('store_unavailable', 'Redis cannot write to its disk; try again.')
     case 'not-durable':
       return new BrokerError(
         'durability_unavailable',
@@ -54,6 +56,7 @@ export function publishCounts(
     'exchange-missing': count('unroutable'),
     full: count('full'),
     'memory-high': count('memory-high'),
+    'disk-low': count('disk-low'),
     'not-durable': count('not-durable'),
     unavailable: count('unavailable'),
     bytes: metrics.count('publishedBytes', { door }),

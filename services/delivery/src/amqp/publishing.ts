@@ -31,7 +31,7 @@ const ORDERING_KEY_HEADER = 'x-ordering-key'
 const DELAY_HEADER = 'x-delay'
 const ETA_HEADER = 'eta'
 
-/** Publishes refused for want of memory are tried again this often, ms. */
+/** Publishes refused for want of memory or disk are tried again this often, ms. */
 const HELD_RETRY_MS = 250
 
 /** A publish under way, by its token. */
@@ -51,7 +51,7 @@ export class Publishing implements PublishReply {
   /** Who waits until nothing is under way. */
   #idle: (() => void)[] = []
   #nextToken = 1
-  /** Refused for want of memory, and those that came after them: in order, until there is some. */
+  /** Refused for want of memory or disk, and those that came after them: in order, until there is some. */
   #held: Open[] = []
   #retry: NodeJS.Timeout | undefined
   confirming = false
@@ -90,7 +90,7 @@ export class Publishing implements PublishReply {
     return new Promise((done) => this.#send({ message, mandatory, number: 0, done }))
   }
 
-  /** Resolves when nothing is under way; what is held for want of memory does not count. */
+  /** Resolves when nothing is under way; what is held for want of memory or disk does not count. */
   settled(): Promise<void> | undefined {
     if (this.#open.size === 0) return undefined
     return new Promise((resolve) => this.#idle.push(resolve))
@@ -123,7 +123,7 @@ export class Publishing implements PublishReply {
     const { publish } = this.#session.context.counts
     publish[outcome].value++
     publish.bytes.value += message.body.length
-    if (outcome === 'memory-high' && this.#channel.open) {
+    if ((outcome === 'memory-high' || outcome === 'disk-low') && this.#channel.open) {
       this.#hold(open) // 18
       return
     }

@@ -81,6 +81,7 @@ function ingestCounts({ metrics }: Deps): Counts {
     crowded: count('crowded'),
     gone: count('gone'),
     'memory-high': count('memory-high'),
+    'disk-low': count('disk-low'),
     'not-durable': count('not-durable'),
     unavailable: count('unavailable'),
     bytes: metrics.count('publishedBytes', { door }),
@@ -369,6 +370,8 @@ function refusalOf(
       )
     case 'memory-high':
       return new BrokerError('memory_high', 'Redis is short of memory; try again.')
+    case 'disk-low':
+      return new BrokerError('store_unavailable', 'Redis cannot write to its disk; try again.')
     case 'not-durable':
       return new BrokerError(
         'durability_unavailable',
