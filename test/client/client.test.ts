@@ -269,6 +269,19 @@ test('a publish whose answer is lost is sent again, and stored once', async (t) 
   assert.equal((await sluice.topology.getQueue('q')).messages.ready, 3)
 })
 
+test('what a proxy answers instead of the broker is tried again', async (t) => {
+  const { client } = await withClient(t)
+  let asked = 0
+  const through: typeof fetch = async (input, init) =>
+    asked++ < 2 ? new Response('<h1>Bad Gateway</h1>', { status: 502 }) : fetch(input, init)
+  assert.equal((await client({ fetch: through }).publish({ queue: 'q' }, 1)).routed, true)
+  const broken: typeof fetch = async () => new Response('no JSON', { status: 500 })
+  assert.equal(
+    (await failure(client({ fetch: broken }).topology.getQueue('q'))).code,
+    'unexpected_answer',
+  )
+})
+
 test('a socket publishes, and again after it broke, without doubling', async (t) => {
   const { sluice, broker, client } = await withClient(t)
   const proxy = await tcpProxy(Number(new URL(broker.http).port))

@@ -244,3 +244,37 @@ test('bodies of any bytes travel as base64', async (t) => {
   await client.ask(consume({ autoAck: true }), 'consuming')
   assert.equal((await client.next('deliver')).bodyBase64, bodyBase64)
 })
+
+test('a user does over it what it may, and what it may no longer do ends', async (t) => {
+  const { broker, peer, publish } = await withQueue(t)
+  const user = `ws-${broker.vhost}`
+  const ask = async (method: string, path: string, body?: unknown) => {
+    const { status, text } = await broker.request(method, path, { body })
+    assert.ok(status < 300, `${method} ${path}: ${text}`)
+  }
+  const permit = (permission: object) =>
+    ask('PUT', `/v1/users/${user}/permissions/${broker.vhost}`, permission)
+  await ask('PUT', `/v1/users/${user}`, { password: 'long secret' })
+  t.after(() => broker.request('DELETE', `/v1/users/${user}`).catch(() => {}))
+  await permit({ configure: '', write: '^amq\\.topic$', read: '^q$' })
+  const authorization = `Basic ${Buffer.from(`${user}:long secret`).toString('base64')}`
+  const client = await peer({ authorization })
+
+  await broker.request('PUT', '/queues/other', { body: {} })
+  const forbidden = async (frame: Frame) =>
+    assert.equal((await client.ask(frame, 'error')).problem.title, 'forbidden')
+  await forbidden(consume({ queue: 'other' }))
+  await forbidden({ type: 'publish', routingKey: 'q', body: 'x' })
+  await forbidden({ type: 'publish', exchange: 'amq.fanout', body: 'x' })
+  await client.ask({ type: 'publish', exchange: 'amq.topic', body: 'x' }, 'published')
+  await client.ask(consume(), 'consuming')
+  await publish('1')
+  await client.next('deliver')
+
+  await permit({ configure: '', write: '^amq\\.topic$', read: '' })
+  const { problem } = await client.next('cancelled')
+  assert.equal(problem.title, 'forbidden')
+  await client.ask({ type: 'publish', exchange: 'amq.topic', body: 'x' }, 'published')
+  await ask('DELETE', `/v1/users/${user}`)
+  assert.equal((await client.ended()).code, 4401)
+})

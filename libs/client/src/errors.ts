@@ -73,11 +73,16 @@ export class SluiceError extends Error {
   }
 }
 
+const GATEWAY: ReadonlySet<number> = new Set([502, 503, 504])
+
 /** A problem (RFC 9457) of the broker as an error. */
 export function problemError(problem: unknown, status: number, retryAfterMs = 0): SluiceError {
   const { title, detail, type, status: _, ...details } = asObject(problem)
   const known = typeof title === 'string' && typeof type === 'string'
-  const code = known && type.startsWith('urn:sluice:error:') ? title : 'unexpected_answer'
+  const refusal = known && type.startsWith('urn:sluice:error:')
+  // Without a problem, these are words of a proxy that did not reach the broker.
+  const unreached = GATEWAY.has(status) ? 'connection_failed' : 'unexpected_answer'
+  const code = refusal ? title : unreached
   const message = typeof detail === 'string' ? detail : `The broker answered ${status || title}.`
   return new SluiceError(code, message, { status, details, retryAfterMs })
 }

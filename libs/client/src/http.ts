@@ -43,9 +43,6 @@ export interface Request extends CallOptions {
   /** Sent as JSON. */
   readonly body?: unknown
   readonly contentType?: string
-  readonly accept?: string
-  /** Whether the request may be sent again when it is not known what became of it. Default true. */
-  readonly repeatable?: boolean
   /** On top of the client's own, ms: for requests that wait at the broker. */
   readonly waitMs?: number
   readonly headers?: Readonly<Record<string, string>>
@@ -134,7 +131,7 @@ export class Http {
   async open(
     method: string,
     path: string,
-    { query = {}, body, contentType = 'application/json', accept, headers }: Request,
+    { query = {}, body, contentType = 'application/json', headers }: Request,
     signal: AbortSignal,
   ): Promise<Response> {
     const authorization = await this.authorization()
@@ -148,7 +145,6 @@ export class Http {
       headers: {
         ...(authorization !== undefined && { Authorization: authorization }),
         ...(body !== undefined && { 'Content-Type': contentType }),
-        ...(accept !== undefined && { Accept: accept }),
         ...headers,
       },
       ...(body !== undefined && { body: JSON.stringify(body) }),

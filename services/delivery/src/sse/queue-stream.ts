@@ -8,7 +8,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { BrokerError, type Report } from '@sluice/core'
+import { BrokerError, limits, type Report } from '@sluice/core'
 import type { LeasedMessage, QueueStore } from '@sluice/store'
 import type { EventStream } from './event-stream.ts'
 
@@ -38,6 +38,9 @@ interface Kept {
   stop: () => void
   timer: NodeJS.Timeout | undefined
 }
+
+/** Streams that are connected, and as many that are remembered; past it the oldest are not. */
+const STREAMS_MAX = 2 * limits.EVENT_STREAMS_MAX
 
 const LAST_EVENT_ID = /^([0-9a-f-]{36})\.(\d{1,15})$/
 
@@ -85,6 +88,7 @@ export class QueueStreams {
       return { id: fresh, kept: made }
     }
     clearTimeout(kept.timer)
+    kept.timer = undefined
     kept.stop()
     const lost = [...kept.held].filter(([number]) => number > Number(last))
     for (const [number] of lost) kept.held.delete(number)
@@ -96,6 +100,15 @@ export class QueueStreams {
     kept.stop = () => {}
     kept.timer = setTimeout(() => this.#streams.delete(id), leaseMs)
     kept.timer.unref()
+    this.#streams.delete(id)
+    this.#streams.set(id, kept) // behind those that were kept before
+    if (this.#streams.size <= STREAMS_MAX) return
+    for (const [oldest, { timer }] of this.#streams) {
+      if (timer === undefined) continue
+      clearTimeout(timer)
+      this.#streams.delete(oldest)
+      return
+    }
   }
 }
 

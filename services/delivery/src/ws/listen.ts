@@ -151,7 +151,8 @@ export class WebSocketDoor {
     for (const connection of this.#connections) {
       const { socket, heard, unread } = connection
       const reads = socket.bufferedAmount < unread
-      if (!heard && !reads) {
+      // One that is paused has sent what Redis has not taken yet: its pong is behind that.
+      if (!heard && !reads && !socket.isPaused) {
         socket.terminate()
         continue
       }
