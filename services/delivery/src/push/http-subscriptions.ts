@@ -30,6 +30,9 @@ import { Subscription } from './subscription.ts'
 /** Test-fires under way in this process: each holds a request, and a connection to somewhere. */
 const FIRES_MAX = 20
 
+/** Subscriptions of a vhost: every process runs a pump for each. */
+const SUBSCRIPTIONS_MAX = 10_000
+
 const tag = 'push'
 const LIST = '/v1/vhosts/:vhost/subscriptions'
 const PATH = '/v1/vhosts/:vhost/subscriptions/:name'
@@ -148,6 +151,11 @@ function writes({ topology, guard }: Parts): Route[] {
             if (!table.queue(vhost, body.queue)) {
               const text = `There is no queue ${JSON.stringify(body.queue)}.`
               throw new BrokerError('queue_not_found', text)
+            }
+            const { length: count } = table.documents.list('subscription', vhost)
+            if (value === undefined && count >= SUBSCRIPTIONS_MAX) {
+              const text = `A vhost has at most ${SUBSCRIPTIONS_MAX} subscriptions.`
+              throw new BrokerError('invalid_request', text)
             }
             const kept = value === undefined ? undefined : read(value)
             if (kept) mayConsume(call, kept.queue)
