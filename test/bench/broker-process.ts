@@ -13,6 +13,8 @@ export interface Server {
   readonly url: string
   /** Where it listens for AMQP; '' = nowhere. */
   readonly amqp: string
+  /** Where it speaks HTTPS; '' = nowhere. */
+  readonly https: string
   readonly pid: number
 }
 
@@ -21,6 +23,7 @@ export function startServices(
   b: Bench,
   services: readonly string[],
   redisUrl: string,
+  env: Readonly<Record<string, string>> = {},
 ): Promise<Server> {
   return startServer(b, ['services/all-in-one/src/main.ts', ...services], {
     REDIS_URL: redisUrl,
@@ -28,6 +31,7 @@ export function startServices(
     SLUICE_AMQP_PORT: '0',
     SLUICE_ADMIN_PASSWORD: PASSWORD,
     SLUICE_LOG_LEVEL: 'warn',
+    ...env,
   })
 }
 
@@ -52,9 +56,10 @@ export async function startServer(
   })
   died.catch(() => {}) // it ends with the bench
   const [message] = (await Promise.race([once(child, 'message'), died])) as [
-    { http: string; amqp?: string },
+    { http: string; amqp?: string; https?: string },
   ]
-  return { url: message.http, amqp: message.amqp ?? '', pid: child.pid! }
+  const { http: url, amqp = '', https = '' } = message
+  return { url, amqp, https, pid: child.pid! }
 }
 
 /** User and system time of a process so far. Linux; 0 elsewhere. */

@@ -3,7 +3,12 @@
  * encoded beforehand, one outstanding a socket, and of an answer only its status and length read.
  */
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
+import { connect as connectTls } from 'node:tls'
+
+/** Of whoever serves HTTPS to a bench. */
+const CA = new URL('../support/tls/ca.pem', import.meta.url)
 
 /** A keep-alive socket for requests whose answers matter, one at a time. */
 export interface Connection {
@@ -86,8 +91,14 @@ export async function load(
 }
 
 async function open(url: string): Promise<Socket> {
-  const { hostname, port } = new URL(url)
-  const socket = connect({ host: hostname, port: Number(port), noDelay: true })
+  const { protocol, hostname, port } = new URL(url)
+  const at = { host: hostname, port: Number(port), noDelay: true }
+  if (protocol === 'https:') {
+    const socket = connectTls({ ...at, ca: readFileSync(CA) })
+    await once(socket, 'secureConnect')
+    return socket
+  }
+  const socket = connect(at)
   await once(socket, 'connect')
   return socket
 }
