@@ -8,6 +8,7 @@ import { waitFor } from '@sluice/testkit'
 import { appendTo } from '@sluice/topology'
 import request from 'supertest'
 import { pullRoutes } from '../../services/delivery/src/http-pull.ts'
+import { LeaseSpans } from '../../services/delivery/src/lease-spans.ts'
 import { AUTHORIZATION, type TestBroker, withBroker } from '../support/broker.ts'
 
 const leases = '/queues/q/leases'
@@ -249,7 +250,8 @@ test('past the number of requests that may wait, one more is told when to come a
   const broker = await withBroker(t)
   await broker.request('PUT', '/queues/q', { body: {} })
   const { credentials, report } = broker.deps
-  const app = httpApp({ routes: pullRoutes(broker.deps, 1), credentials, report })
+  const routes = pullRoutes(broker.deps, new LeaseSpans(broker.deps), 1)
+  const app = httpApp({ routes, credentials, report })
   const server = app.listen(0, '127.0.0.1')
   t.after(() => server.close())
   const lease = (waitMs: number) =>

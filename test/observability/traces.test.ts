@@ -6,7 +6,7 @@ import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { privateRedis, waitFor } from '@sluice/testkit'
 import { type ConfirmChannel, type ConsumeMessage, connect } from 'amqplib'
-import { PASSWORD, type TestBroker, withBroker } from '../support/broker.ts'
+import { AUTHORIZATION, PASSWORD, type TestBroker, withBroker } from '../support/broker.ts'
 import { otlpSink, type SunkSpan } from '../support/otlp-sink.ts'
 import { WsPeer } from '../support/ws-peer.ts'
 
@@ -164,6 +164,29 @@ test('over WebSocket a message brings its trace, and a delivery is followed to i
   peer.send({ type: 'settle', deliveries: [delivered['delivery']], outcome: 'ack' })
   const spans = await sink.expect('publish amq.default', 'deliver q', 'ack q')
   await peer.close()
+  assertConnected(spans, SPAN)
+})
+
+test('over an event stream a delivery is followed to its settlement', async (t) => {
+  const { sink, broker } = await setup(t, { SLUICE_TRACES_RATIO: '0' })
+  await broker.request('PUT', '/queues/q', { body: {} })
+  await broker.request('POST', '/queues/q/messages', { headers: { traceparent: SAMPLED } })
+  const reading = new AbortController()
+  const vhost = encodeURIComponent(broker.vhost)
+  const stream = await fetch(`${broker.http}/v1/vhosts/${vhost}/queues/q/events`, {
+    headers: { Authorization: AUTHORIZATION },
+    signal: reading.signal,
+  })
+  let text = ''
+  for await (const chunk of stream.body!) {
+    text += Buffer.from(chunk).toString()
+    if (/"token":"[^"]+".*\n\n/s.test(text)) break
+  }
+  const token = /"token":"([^"]+)"/.exec(text)![1]
+  const body = { settlements: [{ token, outcome: 'ack' }] }
+  await broker.request('POST', '/queues/q/settlements', { body })
+  const spans = await sink.expect('publish amq.default', 'deliver q', 'ack q')
+  reading.abort()
   assertConnected(spans, SPAN)
 })
 

@@ -9,6 +9,7 @@ import { deadLetterRoutes } from './http-dead-letters.ts'
 import { eventRoutes } from './http-events.ts'
 import { messageRoutes } from './http-messages.ts'
 import { pullRoutes } from './http-pull.ts'
+import { LeaseSpans } from './lease-spans.ts'
 import { Guard } from './push/guard.ts'
 import { subscriptionRoutes } from './push/http-subscriptions.ts'
 import { Pumps } from './push/pumps.ts'
@@ -18,13 +19,14 @@ export function delivery(deps: Deps, config: Config): Service {
   const feeds = new Feeds(deps.report, deps)
   const { doors, upgrades, loop } = amqpDoors(deps, config, feeds)
   const webSocket = new WebSocketDoor(deps, config, feeds)
+  const spans = new LeaseSpans(deps)
   const guard = new Guard(config.pushAllow)
   const pumps = new Pumps(deps, feeds, guard)
   return {
     name: 'delivery',
     routes: [
-      ...pullRoutes(deps),
-      ...eventRoutes(deps),
+      ...pullRoutes(deps, spans),
+      ...eventRoutes(deps, spans),
       ...messageRoutes(deps),
       ...deadLetterRoutes(deps),
       ...subscriptionRoutes({

@@ -9,6 +9,7 @@ import { type Call, type Deps, eventJson, type Route, route, toProblem } from '@
 import type { LeasedMessage } from '@sluice/store'
 import { z } from 'zod'
 import { findQueue } from './find-queue.ts'
+import type { LeaseSpans } from './lease-spans.ts'
 import { Encoding, type Origin, storedEvent, storedJson } from './message-json.ts'
 import { EventStream } from './sse/event-stream.ts'
 import { serveExchange } from './sse/exchange-stream.ts'
@@ -42,7 +43,10 @@ const LastEventId = z.object({
   }),
 })
 
-export function eventRoutes(deps: Pick<Deps, 'topology' | 'metrics' | 'report'>): Route[] {
+export function eventRoutes(
+  deps: Pick<Deps, 'topology' | 'metrics' | 'report'>,
+  spans: LeaseSpans,
+): Route[] {
   const { topology, metrics, report } = deps
   const delivered = metrics.count('leased', { door: 'sse' })
   const queues = new QueueStreams()
@@ -93,6 +97,7 @@ export function eventRoutes(deps: Pick<Deps, 'topology' | 'metrics' | 'report'>)
         const { credit, leaseMs } = query
         const shown = (message: LeasedMessage) => {
           delivered.value++
+          spans.leased(params, [message], call.req.headers)
           return deliveryJson(params, query, message)
         }
         const options = { store, credit, leaseMs, consumer: principal.name, shown, report }

@@ -20,9 +20,8 @@ import type { LeasedMessage } from '@sluice/store'
 import type { Count } from '@sluice/telemetry'
 import { z } from 'zod'
 import { findQueue, onQueue } from './find-queue.ts'
-import { LeaseSpans } from './lease-spans.ts'
+import type { LeaseSpans } from './lease-spans.ts'
 import { Encoding, StoredFields, storedEvent, storedJson } from './message-json.ts'
-import type { Watched } from './observer.ts'
 
 const LEASE_MESSAGES_MAX = 1_000
 const SETTLEMENTS_MAX = 1_000
@@ -101,10 +100,10 @@ const OUTCOMES = ['settled', 'retried', 'released', 'dead-lettered', 'extended',
 
 /** @param pollsMax requests that may wait at a time. */
 export function pullRoutes(
-  { topology, metrics, tracing, store: storage }: Pick<Deps, 'topology' | keyof Watched>,
+  { topology, metrics }: Pick<Deps, 'topology' | 'metrics'>,
+  spans: LeaseSpans,
   pollsMax: number = LONG_POLLS_MAX,
 ): Route[] {
-  const spans = new LeaseSpans({ metrics, tracing, store: storage })
   const leased = metrics.count('leased', { door: 'http' })
   const redelivered = metrics.count('redelivered', { door: 'http' })
   let polls = 0
