@@ -4,8 +4,10 @@ import { once } from 'node:events'
 import { createServer, type RequestListener } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { type TestContext, test } from 'node:test'
+import { waitFor } from '@sluice/testkit'
 import fc from 'fast-check'
 import { type TestBroker, withBroker } from '../support/broker.ts'
+import { deploy } from '../support/deployment.ts'
 
 const KEY = `whsec_${Buffer.alloc(32, 1).toString('base64')}`
 const OTHER_KEY = `whsec_${Buffer.alloc(32, 2).toString('base64')}`
@@ -245,4 +247,32 @@ test('documents at random are taken as they are shown, or refused; none is an er
     }),
     { numRuns: 150 },
   )
+})
+
+test('no secret of a subscription is logged, at any level', async (t) => {
+  const url = await serve(t, (_req, res) => res.writeHead(500).end())
+  const env = { SLUICE_LOG_LEVEL: 'trace', SLUICE_PUSH_ALLOW: '127.0.0.1' }
+  const deployment = await deploy(t, ['router delivery reaper'], { env })
+  const vhost = await deployment.vhost()
+  await vhost.queue('orders')
+  const headers = { 'X-Key': 'h1dden' }
+  const subscription = {
+    queue: 'orders',
+    endpoint: { url, headers },
+    signing: { scheme: 'hmac', keys: [KEY] },
+  }
+  const put = await vhost.delivery('PUT', PATH, { body: subscription })
+  assert.equal(put.status, 201, put.text)
+  const wrong = { ...subscription, signing: { scheme: 'ed25519', keys: [KEY] } }
+  const refused = await vhost.delivery('PUT', PATH, { body: wrong })
+  assert.equal(refused.status, 400)
+  assert.equal((await vhost.delivery('POST', `${PATH}/test`)).status, 200)
+  await vhost.send('orders', 'x')
+  await waitFor(async () => (await vhost.counts('orders'))['delayed'] === 1, { what: 'an attempt' })
+  const [process] = deployment.processes
+  await process!.stop()
+  assert.match(process!.log, /"level"/)
+  for (const secret of ['h1dden', KEY.slice('whsec_'.length)]) {
+    assert.ok(!process!.log.includes(secret) && !refused.text.includes(secret), secret)
+  }
 })
