@@ -1,7 +1,7 @@
 /**
  * What security costs: publishing one message a request over HTTP as the administrator, as a user
- * with permissions and topic permissions, by an API key, and over TLS; each in turn, round by round,
- * so that the ratios are of one run. Then what a login costs that nobody remembers.
+ * with permissions and topic permissions, by an API key, and over TLS; each in turn, round by
+ * round, so that the ratios are of one run. Then what a login costs that nobody remembers.
  */
 import assert from 'node:assert/strict'
 import { fileURLToPath } from 'node:url'

@@ -68,7 +68,8 @@ test('the broker does all of its work as this user', async (t) => {
   const env = { SLUICE_REAPER_PASS_MS: '50', SLUICE_REAPER_SWEEP_MS: '1000' }
   const broker = await withAmqp(t, { redisUrl, env })
   await work(broker)
-  await new Promise((resolve) => setTimeout(resolve, 1_500)) // a sweep, and what is looked at each second
+  // A sweep, and what is looked at each second.
+  await new Promise((resolve) => setTimeout(resolve, 1_500))
   assert.deepEqual(await denied(), [])
 })
 

@@ -3,7 +3,8 @@
  *
  * Method: one of each kind is planted where its owner would put it, and where it does not belong (a
  * broken request, a wrong login); then everything that a process shows is searched for all of them:
- * its log at the finest level, answers, metrics, the API's document, the audit log, the process list.
+ * its log at the finest level, answers, metrics, the API's document, the audit log, the process
+ * list.
  */
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'

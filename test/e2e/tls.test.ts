@@ -1,4 +1,4 @@
-/** TLS on every listener: who speaks it, who is let in by a certificate, and new ones without a stop. */
+/** TLS on every listener: who speaks it, who comes in by a certificate, new ones without a stop. */
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { copyFileSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'

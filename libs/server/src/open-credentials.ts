@@ -1,4 +1,4 @@
-/** Who may come in, and what they may do: from the settings, and from the documents of the topology. */
+/** Who may come in, and what they may do: from the settings and the documents of the topology. */
 import type { Config } from '@sluice/config'
 import type { Report } from '@sluice/core'
 import { ACCESS_KINDS, Access, Credentials, keptPassword, Tokens } from '@sluice/security'

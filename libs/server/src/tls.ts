@@ -1,6 +1,6 @@
 /**
- * TLS of every listener: one certificate, read again when its files change, and whom the certificate
- * of a client names.
+ * TLS of every listener: one certificate, read again when its files change, and whom the
+ * certificate of a client names.
  */
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'

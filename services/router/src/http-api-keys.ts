@@ -1,9 +1,9 @@
 /**
  * API keys over HTTP, and who the caller is.
  *
- * Users make keys for themselves, administrators for anybody. A key does at most what its owner may;
- * it is shown in the answer that creates it, and nobody can be shown it again. Who has come by a key
- * or a token makes no keys, or one with limits could make one without.
+ * Users make keys for themselves, administrators for anybody. A key does at most what its owner
+ * may; it is shown in the answer that creates it, and nobody can be shown it again. Who has come by
+ * a key or a token makes no keys, or one with limits could make one without.
  */
 import { BrokerError, limits } from '@sluice/core'
 import { ApiKeyDocument, type Principal, TAGS } from '@sluice/security'

@@ -1,8 +1,8 @@
 /**
  * The Express app of a process: what every request passes before and after its route.
  *
- * Order is the safety. A request is first measured (headers, URL), then its sender is known, then its
- * route is found and whether the sender may use it, and only then is its body read: a stranger
+ * Order is the safety. A request is first measured (headers, URL), then its sender is known, then
+ * its route is found and whether the sender may use it, and only then is its body read: a stranger
  * learns and stores nothing.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'

@@ -6,8 +6,8 @@ import type { RoutingTable } from '@sluice/topology'
 type Target = Pick<Message, 'exchange' | 'furtherKeys'> & { readonly routingKey?: string }
 
 /**
- * Throws forbidden unless the exchange may be written to, and with these routing keys, if any, where
- * it is a topic exchange; also for one that only other exchanges publish to.
+ * Throws forbidden unless the exchange may be written to, and with these routing keys, if any,
+ * where it is a topic exchange; also for one that only other exchanges publish to.
  */
 export function requirePublish(table: RoutingTable, grants: Grants, message: Target): void {
   const { exchange: name, routingKey, furtherKeys } = message
