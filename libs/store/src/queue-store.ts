@@ -190,9 +190,15 @@ export class QueueStore implements AppendTarget {
    * single ones. They are held until settled or returned, or until the slot dies. After an error
    * the take may have happened: call `recover`.
    */
-  async take(credit: number, wait: boolean): Promise<scripts.Taken> {
+  async take(credit: number, wait: boolean): Promise<scripts.Taken & { slot: string }> {
     await this.#register()
-    return this.#take(credit, 0, '', wait ? 1 : 0)
+    const slot = this.slot
+    return { ...(await this.#take(credit, 0, '', wait ? 1 : 0)), slot }
+  }
+
+  /** The name in which this process holds what it takes; another one once it was taken for dead. */
+  get slot(): string {
+    return this.#context.slot.name
   }
 
   /**

@@ -389,3 +389,26 @@ test('a return whose reply was lost does not take the message from who has it ne
   await orders.settled()
   assert.deepEqual(await observer.stats().then(({ ready, unacked }) => [ready, unacked]), [1, 1])
 })
+
+test('what goes back after its process was taken for dead is not lost with its batch', async (t) => {
+  const { queue, slot, redis, open, feed } = await setup(t)
+  const { queue: reaper } = await open()
+  await publish(queue, 10)
+  const orders = feed()
+  const consumer = new TestConsumer(10)
+  orders.attach(consumer)
+  await waitFor(() => consumer.held.length === 10)
+  orders.detach(consumer)
+  await redis.del(`sluice:{slots}:alive:${slot}`)
+  await waitFor(() => queue.slot !== slot, { what: 'another name' })
+  for (const delivery of consumer.held.splice(0, 4)) orders.giveBack(delivery, back('+'))
+  for (const delivery of consumer.held.splice(0)) orders.ack(delivery)
+  await orders.settled()
+  await reaper.reclaim(slot, { dead: true })
+  const leased = await reaper.lease({ max: 10, leaseMs: 60_000, waitMs: 0, consumer: 'next' })
+  const there = leased.map(({ record }) => Number(record.body.toString()))
+  assert.deepEqual(
+    [0, 1, 2, 3].filter((n) => !there.includes(n)),
+    [],
+  )
+})

@@ -25,8 +25,12 @@ export interface HeldBatch {
   readonly level: number
   readonly id: string
   readonly count: number
+  /** In whose name it was taken. */
+  readonly slot: string
   /** Messages neither settled nor given back. */
   left: number
+  /** Some of it was to go back, and another slot's name cannot: it must not be settled. */
+  stale: boolean
   /** Whether any was settled. Without, the last one given back has removed the batch itself. */
   settled: boolean
   /** Bits of the settled ones; made when one settles while others are left. */
@@ -36,8 +40,9 @@ export interface HeldBatch {
 }
 
 /** None of it settled yet. */
-export function heldBatch(level: number, id: string, count: number): HeldBatch {
-  return { level, id, count, left: count, settled: false, bitmap: undefined, halfSince: 0 }
+export function heldBatch(level: number, id: string, count: number, slot: string): HeldBatch {
+  const batch = { level, id, count, slot, left: count, stale: false, settled: false }
+  return { ...batch, bitmap: undefined, halfSince: 0 }
 }
 
 /** One handing of a message to a consumer. Settle it once, through the feed that made it. */

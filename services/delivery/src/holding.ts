@@ -151,7 +151,7 @@ export class Holding {
     clearTimeout(this.#retryTimer)
   }
 
-  #hold({ batches, messages, handed }: Taken): Delivery[] {
+  #hold({ batches, messages, handed, slot }: Taken & { slot: string }): Delivery[] {
     const deliveries: Delivery[] = []
     let single = 0
     const count = messages.length + batches.reduce((sum, { records }) => sum + records.length, 0)
@@ -160,7 +160,7 @@ export class Holding {
       for (; single < taken.after; single++)
         deliveries.push(this.#single(messages[single]!, ++ordinal))
       const { level, id, records } = taken
-      const batch = heldBatch(level, id, records.length)
+      const batch = heldBatch(level, id, records.length, slot)
       this.#batches.set(nameOf(batch), batch)
       for (let index = 0; index < records.length; index++) {
         deliveries.push(
@@ -182,7 +182,7 @@ export class Holding {
   #finish(batch: HeldBatch): void {
     this.#batches.delete(nameOf(batch))
     this.#half.delete(batch)
-    if (batch.settled) this.#settledBatches.push(batch)
+    if (batch.settled && !batch.stale) this.#settledBatches.push(batch)
   }
 
   #noteHalf(batch: HeldBatch): void {
@@ -225,8 +225,9 @@ export class Holding {
     const sent: Promise<void>[] = []
     const returns = this.#returns
     this.#returns = []
-    for (let at = 0; at < returns.length; at += FOLD_MAX) {
-      sent.push(this.#tellReturns(returns.slice(at, at + FOLD_MAX)))
+    const ours = returns.filter((one) => !this.#isStale(one))
+    for (let at = 0; at < ours.length; at += FOLD_MAX) {
+      sent.push(this.#tellReturns(ours.slice(at, at + FOLD_MAX)))
     }
     const batches = this.#settledBatches
     const refs = this.#settledRefs
@@ -244,6 +245,17 @@ export class Holding {
       sent.push(this.#send(settled, undo))
     }
     await Promise.all(sent)
+  }
+
+  /**
+   * Whether a message was taken in a name under which this process was taken for dead: reapers give
+   * it back, or have. Its batch stays as it is, or what is in it would be lost.
+   */
+  #isStale({ delivery: { batch } }: Return): boolean {
+    if (batch === undefined || batch.slot === this.#store.slot) return false
+    batch.stale = true
+    if (--batch.left === 0) this.#finish(batch)
+    return true
   }
 
   #tellReturns(returns: readonly Return[]): Promise<void> {
