@@ -232,7 +232,8 @@ test('http: a lease is extended for as long as the handler runs', async (t) => {
   gate.resolve()
   await consumer.drain()
   assert.equal(got.length, 1)
-  assert.equal((await sluice.topology.getQueue('q')).messages.unacked, 0)
+  const { ready, unacked } = (await sluice.topology.getQueue('q')).messages
+  assert.deepEqual([ready, unacked], [0, 0])
 })
 
 test('a delivery that is lost aborts its signal', async (t) => {
