@@ -67,6 +67,21 @@ test('no. 45: a global prefetch is shared by the channel’s consumers, and chan
   assert.deepEqual([third, fourth, ...rest].sort(), ['3', '4', '5', '6', '7', '8', 'b'])
 })
 
+test('no. 45: a consumer without acks waits while the channel’s limit is reached', async (t) => {
+  const broker = await withAmqp(t)
+  const peer = await withNumbers(broker, 1)
+  await peer.queue('other')
+  await store(peer, 'other', ['a', 'b'])
+  await peer.call(1, qos(1, true), 'basic.qos-ok')
+  await consuming(peer, 'q')
+  assert.deepEqual(await deliveries(peer, 1), ['1'])
+  await consuming(peer, 'other', { noAck: true })
+  await settled(peer, 1)
+  assert.equal(peer.unread.length, 0)
+  peer.method(1, ack(1))
+  assert.deepEqual(await deliveries(peer, 2), ['a', 'b'])
+})
+
 test('no. 45: what settles in one queue makes room for another, and nothing is hoarded', async (t) => {
   const broker = await withAmqp(t)
   const peer = await withNumbers(broker, 5)

@@ -119,6 +119,7 @@ test("no. 44, 46: an exclusive queue is its connection's, and goes with it", asy
     { name: 'queue.purge', queue: 'q', noWait: false },
     deleteQueue('q'),
     bindQueue('q', 'amq.direct', 'k'),
+    { ...bindQueue('q', 'amq.direct', 'k'), name: 'queue.unbind' } as ClientMethod,
   ]
   for (const method of methods) assert.match(await other.refused(method), locked, method.name)
   const bye = { replyCode: 200, replyText: '', classId: 0, methodId: 0 }

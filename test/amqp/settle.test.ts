@@ -171,6 +171,20 @@ test('no. 72: what is asked right behind a requeue finds it in the queue', async
   assert.equal((await peer.call(1, passive, 'queue.declare-ok')).messageCount, 3)
 })
 
+test('no. 72: what is redelivered keeps the width of its integers', async (t) => {
+  const broker = await withAmqp(t)
+  const peer = await withNumbers(broker, 0)
+  await store(peer, 'q', ['x'], { properties: { headers: { long: 7n, int: 7 } } })
+  peer.method(1, get('q'))
+  await peer.message('basic.get-ok', 1)
+  peer.method(1, nack(1, true))
+  peer.method(1, get('q'))
+  const { properties } = await peer.message('basic.get-ok', 1)
+  for (const typed of ['\x04longl', '\x03intI', '\x10x-delivery-countl']) {
+    assert(properties.includes(Buffer.from(typed, 'latin1')), typed)
+  }
+})
+
 test('no. 74: close-ok says that what was held is back in its queue', async (t) => {
   const broker = await withAmqp(t)
   const peer = await withNumbers(broker, 1)

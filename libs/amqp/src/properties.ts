@@ -110,12 +110,16 @@ function isWhole(value: unknown, max: number): value is number {
 /**
  * Properties from their wire form. Throws AmqpError when the bytes are malformed: 502, or 501 for
  * a short string that is not UTF-8.
+ *
+ * @param wide 64-bit integers of headers are bigint, for what is encoded again: programs in Java
+ * tell a Long from an Integer.
  */
-export function decodeProperties(bytes: Buffer): Properties {
+export function decodeProperties(bytes: Buffer, { wide = false } = {}): Properties {
   if (bytes.length > PROPERTIES_DECODED_BYTES_MAX) {
     throw new AmqpError(REPLY_CODES.syntaxError, 'properties are too long')
   }
   const reader = new ValueReader(bytes)
+  reader.wide = wide
   const flags = reader.short()
   if ((flags & UNKNOWN_FLAGS) !== 0) {
     throw new AmqpError(REPLY_CODES.syntaxError, 'unknown property flags')

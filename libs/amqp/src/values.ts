@@ -60,6 +60,9 @@ export class ValueReader {
     this.#end = bytes.length
   }
 
+  /** Whether 64-bit integers are bigint however small, so that they are written as wide again. */
+  wide = false
+
   /** Bytes left. */
   get left(): number {
     return this.#end - this.#at
@@ -122,6 +125,10 @@ export class ValueReader {
     return table
   }
 
+  #integer(value: bigint): number | bigint {
+    return this.wide ? value : narrow(value)
+  }
+
   #array(depth: number): FieldValue[] {
     const outer = this.#enter(depth)
     const values: FieldValue[] = []
@@ -169,7 +176,7 @@ export class ValueReader {
         return bytes.readUInt32BE(this.#take(4))
       case 0x6c: // l
       case 0x4c: // L
-        return narrow(bytes.readBigInt64BE(this.#take(8)))
+        return this.#integer(bytes.readBigInt64BE(this.#take(8)))
       case 0x66: // f
         return bytes.readFloatBE(this.#take(4))
       case 0x64: // d

@@ -87,6 +87,22 @@ test('the count is written as a long', () => {
   assert(message.properties.includes(Buffer.from('\x05countl', 'latin1')))
 })
 
+test('no. 78: entries of one queue and reason are one, each without a count counts once', () => {
+  const death = (queue: string, rest = {}) => ({ queue, reason: 'expired', ...rest })
+  const deaths = [death('q'), death('r'), death('q', { count: 4n }), death('q')]
+  const { properties } = letter(record({ headers: { 'x-death': deaths } }), dies({ queue: 's' }))
+  assert.deepEqual(
+    deathHistory(properties.headers).deaths.map(({ queue, count }) => `${queue} ${count}`),
+    ['s 1', 'q 6', 'r 1'],
+  )
+})
+
+test('integers of headers stay as wide as their publisher wrote them', () => {
+  const { message } = letter(record({ headers: { long: 7n, int: 7 } }))
+  assert(message.properties.includes(Buffer.from('\x04longl', 'latin1')))
+  assert(message.properties.includes(Buffer.from('\x03intI', 'latin1')))
+})
+
 test('a second death for the same reason in the same queue is counted, its first time kept', () => {
   const first = letter(record({ expiration: '5000' }))
   const second = letter(stored(first), dies({ timeMs: TIME + 60_000 }))

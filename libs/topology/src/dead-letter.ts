@@ -98,7 +98,7 @@ export function deadLetter(
   const properties = readProperties(record.properties)
   const headers = { ...properties.headers }
   const carbons = strings(headers['CC'])
-  const entries = withDeath(tables(headers['x-death']), death, record, properties, carbons)
+  const entries = withDeath(merged(tables(headers['x-death'])), death, record, properties, carbons)
 
   markDeath(headers, death, record.exchange)
   setOrDelete(headers, 'x-sluice-error', death.error)
@@ -162,11 +162,25 @@ export function originalQueue(headers: Table | undefined): string | undefined {
 /** Properties that no decoder takes go along as bytes: the message must not be lost for them. */
 function readProperties(bytes: Buffer): Properties {
   try {
-    return decodeProperties(bytes)
+    return decodeProperties(bytes, { wide: true })
   } catch {
     return { headers: { 'x-sluice-malformed-properties': bytes.subarray(0, MALFORMED_BYTES_KEPT) } }
   }
 }
+
+/** One entry for each queue and reason: old brokers wrote one for each death, without a count. */
+function merged(entries: Table[]): Table[] {
+  const known = new Map<string, Table>()
+  for (const entry of entries) {
+    const name = JSON.stringify([text(entry['queue']), text(entry['reason'])])
+    const first = known.get(name)
+    if (first) first['count'] = sum(count(first), count(entry))
+    else known.set(name, { ...entry })
+  }
+  return [...known.values()]
+}
+
+const sum = (a: bigint, b: bigint): bigint => (a + b < COUNT_MAX ? a + b : COUNT_MAX)
 
 function withDeath(
   entries: Table[],
@@ -178,7 +192,7 @@ function withDeath(
   const same = ({ queue, reason }: Table) => queue === death.queue && reason === death.reason
   const known = entries.find(same)
   const newest: Table = known
-    ? { ...known, count: count(known) < COUNT_MAX ? count(known) + 1n : COUNT_MAX }
+    ? { ...known, count: sum(count(known), 1n) }
     : {
         count: 1n,
         reason: death.reason,

@@ -31,7 +31,8 @@ export class AmqpConsumer implements FeedConsumer {
 
   credit(): number {
     const room = this.#channel.room()
-    if (this.noAck) return Math.min(room, CREDIT_MAX)
+    // 45: it waits while the channel's limit is reached, and does not count towards it.
+    if (this.noAck) return this.#channel.credit() > 0 ? Math.min(room, CREDIT_MAX) : 0
     const own = this.prefetch === 0 ? CREDIT_MAX : this.prefetch - this.outstanding
     return Math.min(own, this.#channel.credit(), room)
   }

@@ -14,7 +14,7 @@ const HEADER = 'x-delivery-count'
 export function withDeliveryCount({ redelivered, failed, record }: Delivery): Buffer {
   if (!redelivered) return record.properties
   try {
-    const properties = decodeProperties(record.properties)
+    const properties = decodeProperties(record.properties, { wide: true })
     const headers = { ...properties.headers, [HEADER]: BigInt(failed) }
     return encodeProperties({ ...properties, headers })
   } catch {

@@ -196,16 +196,17 @@ export class Publishing implements PublishReply {
     this.#checkExchange(exchange, routingKey)
     this.#checkProperties(exchange, known)
     let kept = properties
-    let headers = known.headersSize > 0 ? headersOf(properties) : undefined
+    const headers = known.headersSize > 0 ? headersOf(properties) : undefined
     if (known.replyTo === REPLY_TO) {
-      kept = encodeProperties({ ...decodeProperties(properties), replyTo: this.replyAddress })
+      const { replyAddress: replyTo } = this
+      kept = encodeProperties({ ...decodeProperties(kept, WIDE), replyTo })
     }
     const { cc, bcc } = headers ? furtherKeys(headers) : NO_KEYS
     for (const key of [...cc, ...bcc]) this.#checkExchange(exchange, key)
     if (bcc.length > 0 && headers) {
-      const { BCC: _, ...rest } = headers
-      headers = rest
-      kept = encodeProperties({ ...decodeProperties(kept), headers })
+      const { headers: all = {}, ...others } = decodeProperties(kept, WIDE)
+      const { BCC: _, ...rest } = all
+      kept = encodeProperties({ ...others, headers: rest })
     }
     return {
       exchange,
@@ -296,6 +297,9 @@ export class Publishing implements PublishReply {
 }
 
 const NO_KEYS = { cc: [], bcc: [] }
+
+/** Of properties that are encoded again: integers keep their width. */
+const WIDE = { wide: true }
 
 /** What counts as confirmed: a message that no queue wanted is done with. */
 const STORED: ReadonlySet<Published> = new Set(['stored', 'duplicate', 'unroutable'])

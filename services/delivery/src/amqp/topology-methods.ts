@@ -202,6 +202,8 @@ export async function bindQueue(
     arguments: toArguments(method.arguments),
   }
   if (method.name === 'queue.unbind') {
+    const known = topology.table.queue(vhost, queue)
+    if (known) session.checkAccess(known)
     const { deleted } = await topology.unbind(vhost, binding) // 51: a missing one is no error
     if (deleted) session.acted('queue.unbind', { kind: 'queue', name: queue })
     return
