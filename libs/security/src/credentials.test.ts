@@ -3,8 +3,10 @@ import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
+import { Access } from './access.ts'
 import { keptPassword } from './admin-password.ts'
 import { Credentials } from './credentials.ts'
+import { hashPassword } from './passwords.ts'
 
 const credentials = new Credentials('admin', 'pass:wörd')
 const basic = (text: string) => `Basic ${Buffer.from(text).toString('base64')}`
@@ -86,4 +88,41 @@ test('a file opened to others is closed again, and an empty one is refused', asy
   assert.equal((await stat(path)).mode & 0o777, 0o600)
   await writeFile(path, '\n')
   await assert.rejects(keptPassword(dir), /is empty/)
+})
+
+test('failed logins are counted, but those by keys, which cannot be guessed', async () => {
+  const limited = new Credentials('admin', 'pass:wörd', { failuresPerMinute: 3 })
+  const at = '10.0.0.1'
+  const key = `Bearer sluice_0123456789abcdef_${'x'.repeat(43)}`
+  for (let i = 0; i < 20; i++) assert.equal(await limited.authenticate(key, at), undefined)
+  for (let i = 0; i < 4; i++) {
+    assert.equal(await limited.authenticate(`Bearer guess ${i}`, at), undefined)
+  }
+  assert.throws(() => limited.authenticate('Bearer pass:wörd', at), /Too many failed logins/)
+  assert.equal(await limited.authenticate(key, at), undefined, 'a key is heard still')
+  assert.deepEqual(limited.authenticate('Bearer pass:wörd', '10.0.0.2'), {
+    kind: 'administrator',
+    name: 'admin',
+  })
+  assert.ok(await limited.authenticate('Bearer pass:wörd', '10.0.0.2'))
+})
+
+test('a password is verified once for all requests that come with it meanwhile', async () => {
+  const hash = await hashPassword('right')
+  const documents: Record<string, unknown> = { ann: { passwordHash: hash, tags: [] } }
+  const access = new Access({
+    administrator: 'admin',
+    directory: () => ({ get: (kind, _, name) => (kind === 'user' ? documents[name] : undefined) }),
+    nowMs: Date.now,
+  })
+  const credentials = new Credentials('admin', 'pass:wörd', { access })
+  const started = process.cpuUsage().user
+  const all = Array.from({ length: 50 }, () => credentials.authenticate(basic('ann:right')))
+  const principals = await Promise.all(all)
+  assert.ok(principals.every((principal) => principal?.name === 'ann'))
+  assert.ok(process.cpuUsage().user - started < 2_000_000, 'of 50 verifications it would be 10 s')
+  assert.ok(!(credentials.authenticate(basic('ann:right')) instanceof Promise), 'it is known')
+  documents['ann'] = { passwordHash: await hashPassword('another'), tags: [] }
+  access.changed()
+  assert.equal(await credentials.authenticate(basic('ann:right')), undefined, 'until it changes')
 })

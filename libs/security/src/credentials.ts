@@ -114,7 +114,7 @@ export class Credentials {
     const id = `${user === undefined ? 'bearer' : 'basic'} ${digest.toString('base64')}`
     const known = this.#known(id)
     if (known) return known
-    this.#failures.check(address, user ?? '')
+    if (this.#guessable(secret)) this.#failures.check(address, user ?? '')
     if (timingSafeEqual(digest, expected)) return this.#remember(id, this.#administrator)
     return this.#verifying.get(id) ?? this.#verify(id, user, secret, address)
   }
@@ -126,10 +126,13 @@ export class Credentials {
     address: string,
   ): Proven | Promise<Proven> {
     const proving = this.#prove(user, secret)
-    if (!(proving instanceof Promise)) return this.#conclude(id, user, address, proving)
+    const failed = () => {
+      if (this.#guessable(secret)) this.#failures.failed(address, user ?? '')
+    }
+    if (!(proving instanceof Promise)) return this.#conclude(id, proving, failed)
     // Requests that come with the same credential meanwhile wait for the one answer.
     const verifying = proving
-      .then((principal) => this.#conclude(id, user, address, principal))
+      .then((principal) => this.#conclude(id, principal, failed))
       .finally(() => this.#verifying.delete(id))
     this.#verifying.set(id, verifying)
     return verifying
@@ -162,12 +165,21 @@ export class Credentials {
     return { kind: 'user', name, proof: kept }
   }
 
-  #conclude(id: string, user: string | undefined, address: string, principal: Proven): Proven {
+  #conclude(id: string, principal: Proven, failed: () => void): Proven {
     if (principal && this.access.ended(principal) === undefined) {
       return this.#remember(id, principal)
     }
-    this.#failures.failed(address, user ?? '')
+    failed()
     return undefined
+  }
+
+  /**
+   * Keys and tokens cannot be guessed: one that has expired, sent again and again, must not shut out
+   * the others of its address, nor others' guesses those who have one.
+   */
+  #guessable(secret: string): boolean {
+    const { tokens } = this.#options
+    return readApiKey(secret) === undefined && !(tokens && looksLikeToken(secret))
   }
 
   #known(id: string): Proven {
