@@ -132,7 +132,7 @@ export const SETTINGS = {
   amqpAckTimeoutMs: {
     env: 'SLUICE_AMQP_ACK_TIMEOUT_MS',
     schema: int(0, limits.DURATION_MS_MAX, 30 * 60_000),
-    doc: 'An AMQP delivery that its consumer has not settled for this long goes back to its queue as a failed one; the channel lives on. 0 = never.',
+    doc: 'A delivery over AMQP or WebSocket that its consumer has not settled for this long goes back to its queue as a failed one; the channel lives on. 0 = never.',
   },
   adminUser: {
     env: 'SLUICE_ADMIN_USER',
