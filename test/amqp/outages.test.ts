@@ -3,6 +3,9 @@ import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { privateRedis, waitFor } from '@sluice/testkit'
 import { type AmqpBroker, type AmqpClient, withAmqp } from '../support/amqp-broker.ts'
+import { AmqpPeer } from '../support/amqp-peer.ts'
+import { PASSWORD } from '../support/broker.ts'
+import { startProcess } from '../support/processes.ts'
 import { type TcpProxy, tcpProxy } from '../support/tcp-proxy.ts'
 import { cancel, confirming, consume, consuming, deliveries, store } from './methods.ts'
 
@@ -110,4 +113,30 @@ test('no. 16, 69: a process that was taken for dead closes its connections; the 
   assert.deepEqual(await deliveries(other, 1), ['x'])
   const again = await far.client({ vhost: near.vhost })
   await again.queue('q', { passive: true })
+})
+
+test('a process that cannot drain ends all the same', async (t) => {
+  const { url, port } = await privateRedis(t, { aof: false })
+  const wire = await tcpProxy(port)
+  t.after(() => wire.close())
+  const near = await withAmqp(t, { redisUrl: url })
+  const publisher = await near.client()
+  await publisher.queue('q')
+  await confirming(publisher)
+  const dying = await startProcess(t, {
+    redisUrl: `redis://127.0.0.1:${wire.port}`,
+    services: ['delivery'],
+    env: { SLUICE_DRAIN_MS: '500' },
+  })
+  const peer = await AmqpPeer.connect(Number(new URL(dying.doors['amqp']!).port))
+  t.after(() => peer.close())
+  await peer.login({ user: 'admin', password: PASSWORD, vhost: near.vhost })
+  await peer.openChannel(1)
+  await peer.call(1, consume('q'), 'basic.consume-ok')
+  await store(publisher, 'q', ['held'])
+  await peer.message('basic.deliver')
+  wire.stall()
+  wire.reset() // what it holds can be told to nobody, and the client does not answer its close
+  assert.equal(await dying.stop(), 1)
+  assert.match(dying.log, /did not drain within 500 ms/)
 })

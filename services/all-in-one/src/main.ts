@@ -26,7 +26,11 @@ nothing but Redis. Settings are environment variables (docs/configuration.md); R
 SLUICE_WORKERS=n runs n such processes behind the same ports, for more cores.
 `
 
+/** How long what is left of parts that were given up on may keep the process, ms. */
+const LEFTOVERS_MS_MAX = 1_000
+
 process.exitCode = await main()
+setTimeout(() => process.exit(), LEFTOVERS_MS_MAX).unref()
 
 async function main(): Promise<number> {
   let chosen: string[]
