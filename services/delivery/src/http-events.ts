@@ -43,20 +43,16 @@ const LastEventId = z.object({
   }),
 })
 
-export function eventRoutes(
-  deps: Pick<Deps, 'topology' | 'metrics' | 'report'>,
-  spans: LeaseSpans,
-): Route[] {
-  const { topology, metrics, report } = deps
-  const delivered = metrics.count('leased', { door: 'sse' })
-  const queues = new QueueStreams()
-  let open = 0
+type Parts = Pick<Deps, 'topology' | 'metrics' | 'report'>
+/** Runs a stream; what ends it after it has begun is its last event. */
+type Serve = (
+  call: Call<{ vhost: string }, unknown, undefined>,
+  run: (stream: EventStream, lastEventId: string) => Promise<void>,
+) => Promise<undefined>
 
-  /** Runs a stream; what ends it after it has begun is its last event. */
-  async function serve(
-    call: Call<{ vhost: string }, unknown, undefined>,
-    run: (stream: EventStream, lastEventId: string) => Promise<void>,
-  ): Promise<undefined> {
+export function eventRoutes(parts: Parts, spans: LeaseSpans): Route[] {
+  let open = 0
+  const serve: Serve = async (call, run) => {
     if (open >= limits.EVENT_STREAMS_MAX) {
       throw new BrokerError('too_many_requests', `${limits.EVENT_STREAMS_MAX} streams are open.`)
     }
@@ -68,7 +64,7 @@ export function eventRoutes(
     } catch (error) {
       if (!res.headersSent) throw error
       const problem = toProblem(error)
-      if (problem.status === 500) report(error)
+      if (problem.status === 500) parts.report(error)
       if (!signal.aborted) await stream.send({ id: '', event: 'end', data: problem })
     } finally {
       open--
@@ -76,61 +72,68 @@ export function eventRoutes(
     }
     return undefined
   }
+  return [queueRoute(parts, serve, spans), exchangeRoute(parts, serve)]
+}
 
-  return [
-    route({
-      method: 'get',
-      path: '/v1/vhosts/:vhost/queues/:queue/events',
-      tag: 'consume',
-      needs: { read: 'queue' },
-      summary: 'Stream the messages of a queue',
-      description:
-        'Server-Sent Events. Each `message` is a delivery, to be settled with its token; it stays leased ' +
-        'while the reader is connected. At most `credit` are out.',
-      query: QueueQuery,
-      headers: LastEventId,
-      answers: { 200: { description: 'The stream.', type: 'text/event-stream' } },
-      refusals: ['vhost_not_found', 'queue_not_found', 'too_many_requests'],
-      async handle(call) {
-        const { params, query, principal, signal } = call
-        const { store } = await findQueue(topology, params)
-        const { credit, leaseMs } = query
-        const shown = (message: LeasedMessage) => {
-          delivered.value++
-          spans.leased(params, [message], call.req.headers)
-          return deliveryJson(params, query, message)
-        }
-        const options = { store, credit, leaseMs, consumer: principal.name, shown, report }
-        return serve(call, (stream, last) => queues.serve(options, stream, last, signal))
-      },
-    }),
-    route({
-      method: 'get',
-      path: '/v1/vhosts/:vhost/exchanges/:exchange/events',
-      tag: 'consume',
-      needs: { read: 'exchange' },
-      summary: 'Stream what is published to an exchange, to every reader',
-      description:
-        'Server-Sent Events. Nothing is consumed: each reader sees every message from the moment it ' +
-        'connects, and with Last-Event-ID from where it was, if that is less than a minute ago.',
-      query: ExchangeQuery,
-      headers: LastEventId,
-      answers: { 200: { description: 'The stream.', type: 'text/event-stream' } },
-      refusals: ['vhost_not_found', 'exchange_not_found', 'too_many_requests'],
-      async handle(call) {
-        const { params, query, principal, signal } = call
-        const { vhost, exchange } = params
-        call.require('read', { kind: 'exchange', name: exchange }, query.bindingKey)
-        const shown = (message: LeasedMessage) => {
-          delivered.value++
-          return messageJson({ vhost, exchange }, query, message)
-        }
-        const { bindingKey } = query
-        const options = { topology, vhost, exchange, bindingKey, consumer: principal.name, shown }
-        return serve(call, (stream, last) => serveExchange(options, stream, last, signal))
-      },
-    }),
-  ]
+function queueRoute({ topology, metrics, report }: Parts, serve: Serve, spans: LeaseSpans): Route {
+  const delivered = metrics.count('leased', { door: 'sse' })
+  const queues = new QueueStreams()
+  return route({
+    method: 'get',
+    path: '/v1/vhosts/:vhost/queues/:queue/events',
+    tag: 'consume',
+    needs: { read: 'queue' },
+    summary: 'Stream the messages of a queue',
+    description:
+      'Server-Sent Events. Each `message` is a delivery, to be settled with its token; it stays leased ' +
+      'while the reader is connected. At most `credit` are out.',
+    query: QueueQuery,
+    headers: LastEventId,
+    answers: { 200: { description: 'The stream.', type: 'text/event-stream' } },
+    refusals: ['vhost_not_found', 'queue_not_found', 'too_many_requests'],
+    async handle(call) {
+      const { params, query, principal, signal } = call
+      const { store } = await findQueue(topology, params)
+      const { credit, leaseMs } = query
+      const shown = (message: LeasedMessage) => {
+        delivered.value++
+        spans.leased(params, [message], call.req.headers)
+        return deliveryJson(params, query, message)
+      }
+      const options = { store, credit, leaseMs, consumer: principal.name, shown, report }
+      return serve(call, (stream, last) => queues.serve(options, stream, last, signal))
+    },
+  })
+}
+
+function exchangeRoute({ topology, metrics }: Parts, serve: Serve): Route {
+  const delivered = metrics.count('leased', { door: 'sse' })
+  return route({
+    method: 'get',
+    path: '/v1/vhosts/:vhost/exchanges/:exchange/events',
+    tag: 'consume',
+    needs: { read: 'exchange' },
+    summary: 'Stream what is published to an exchange, to every reader',
+    description:
+      'Server-Sent Events. Nothing is consumed: each reader sees every message from the moment it ' +
+      'connects, and with Last-Event-ID from where it was, if that is less than a minute ago.',
+    query: ExchangeQuery,
+    headers: LastEventId,
+    answers: { 200: { description: 'The stream.', type: 'text/event-stream' } },
+    refusals: ['vhost_not_found', 'exchange_not_found', 'too_many_requests'],
+    async handle(call) {
+      const { params, query, principal, signal } = call
+      const { vhost, exchange } = params
+      call.require('read', { kind: 'exchange', name: exchange }, query.bindingKey)
+      const shown = (message: LeasedMessage) => {
+        delivered.value++
+        return messageJson({ vhost, exchange }, query, message)
+      }
+      const { bindingKey } = query
+      const options = { topology, vhost, exchange, bindingKey, consumer: principal.name, shown }
+      return serve(call, (stream, last) => serveExchange(options, stream, last, signal))
+    },
+  })
 }
 
 /** A message that is to be settled. */

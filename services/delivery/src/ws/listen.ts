@@ -146,7 +146,7 @@ export class WebSocketDoor {
     }
   }
 
-  /** Half-open connections end: who neither answers a ping nor reads on between two looks is gone. */
+  /** Half-open connections end: who neither answers a ping nor reads on is gone. */
   #look(): void {
     for (const connection of this.#connections) {
       const { socket, heard, unread } = connection

@@ -2,8 +2,8 @@
  * One WebSocket connection: who it is, its consumers, what they hold, its publishes.
  *
  * The same promises as the other doors, since it stands on the same feed and the same publisher.
- * Everything a client can make grow has a bound: frames, credit, consumers, publishes under way, and
- * what waits for a client that does not read.
+ * Everything a client can make grow has a bound: frames, credit, consumers, publishes under way,
+ * and what waits for a client that does not read.
  */
 import { BrokerError, limits, retryDelayMs } from '@sluice/core'
 import { describePrincipal, type Principal } from '@sluice/security'
