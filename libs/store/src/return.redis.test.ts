@@ -131,20 +131,6 @@ test('attempts stay with the message, newest first, in bounded number and bytes'
   assert.deepEqual([letter!.failure, letter!.attempts], ['no', ['z']])
 })
 
-test('a failure in doubt counts once the attempt before it failed too', async (t) => {
-  const { queue } = await openTestQueue(t, { deliveryLimit: 100 })
-  await publish(queue, 'a')
-  const failed: number[] = []
-  for (const mark of ['?', '-', '?', '?', '?', '+', '?', '-', '?'] as const) {
-    const { batches, messages } = await queue.take(1, false)
-    const place = batches[0] ? `0:${batches[0].id}` : ''
-    const failure = failureOf(mark, '', 'it')
-    await queue.returnHeld([{ ...READY, place, ref: messages[0]?.ref ?? 0, failure }])
-    failed.push((await queue.peek('ready', '', 1)).messages[0]!.failed)
-  }
-  assert.deepEqual(failed, [0, 0, 0, 1, 2, 3, 4, 4, 4])
-})
-
 test('an extended lease lapses later, one that is cut short sooner, under the same token', async (t) => {
   const { store, queue } = await openTestQueue(t)
   await publish(queue, 'a', 'b')

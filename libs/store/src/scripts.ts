@@ -193,10 +193,10 @@ const ATTEMPT = '\x1e'
 /**
  * How a delivery failed, as return.lua takes it.
  *
- * @param mark '+' counts as a failed delivery, '-' does not, '?' does if the attempt before failed.
+ * @param mark '+' counts as a failed delivery, '-' does not.
  * @param attempt kept with the message; '' = nothing to keep.
  */
-export function failureOf(mark: '+' | '-' | '?', error: string, attempt = ''): string {
+export function failureOf(mark: '+' | '-', error: string, attempt = ''): string {
   const text = `${mark}${clip(error).replaceAll(ATTEMPT, ' ')}`
   return attempt === '' ? text : `${text}${ATTEMPT}${attempt.replaceAll(ATTEMPT, ' ')}`
 }
@@ -216,7 +216,7 @@ function tally(reply: unknown[], at: number, value: unknown): Tally {
     reason: word(reply[at + 3]),
     holder: String(reply[at + 4]),
     failure,
-    attempts: attempts.map((attempt) => attempt.slice(1)), // without its mark
+    attempts,
     record: decodeValue(value as Buffer),
   }
 }

@@ -12,11 +12,10 @@
              dead      to the dead letters, reason 'rejected'
              extend    the lease ends ms from here
     ms       delay or lease, for due and extend; see unseen
-    failure  '-' = does not count as a failed delivery, '+' = it does, '?' = it does if the last
-             attempt that is kept failed too; then the error, may be empty; then, if this was an
-             attempt to keep, char 30 and its text
+    failure  '-' = does not count as a failed delivery, '+' = it does; then the error, may be empty;
+             then, if this was an attempt to keep, char 30 and its text
 
-  Attempts are kept behind the last error in the tally, newest first, each char 30, its mark, text.
+  Attempts are kept behind the last error in the tally, newest first, each char 30 and its text.
 
   Past the delivery limit a failed message goes to the dead letters, reason 'delivery_limit'.
   A record that leaves a batch is marked in `partial`; when the last one leaves, so does the batch.
@@ -88,15 +87,12 @@ end
 local ATTEMPTS_MAX = 20
 local ATTEMPTS_BYTES_MAX = 16384
 
--- Whether a failure counts, and what the tally keeps of it and of the ones before.
+-- What the tally keeps of a failure and of the ones before.
 local function remember(failure, before)
-  local mark = string.sub(failure, 1, 1)
   local text, attempt = string.match(failure, '^.([^\30]*)\30?(.*)$')
   local last, kept = string.match(before, '^([^\30]*)(.*)$')
-  local newest = string.sub(kept, 2, 2)
-  local counts = mark == '+' or (mark == '?' and (newest == '+' or newest == '?'))
   if attempt ~= '' then
-    kept = '\30' .. (counts and '+' or mark) .. attempt .. kept
+    kept = '\30' .. attempt .. kept
     local size = 0
     for n = 1, ATTEMPTS_MAX do
       local upTo = (string.find(kept, '\30', size + 2, true) or #kept + 1) - 1
@@ -107,7 +103,7 @@ local function remember(failure, before)
     end
     kept = string.sub(kept, 1, size)
   end
-  return counts, (text ~= '' and text or last) .. kept
+  return (text ~= '' and text or last) .. kept
 end
 
 -- Deliveries of this queue, those made undone not counted.
@@ -128,8 +124,8 @@ end
 
 local function finish(ref, value, action, ms, failure)
   local acquired, failed, _, holder, lastFailure = readTally(ref)
-  local counts
-  counts, lastFailure = remember(failure, lastFailure)
+  local counts = string.sub(failure, 1, 1) == '+'
+  lastFailure = remember(failure, lastFailure)
   failed = failed + (counts and 1 or 0)
   call('ZREM', HELD, ref)
   count('unacked', -1)

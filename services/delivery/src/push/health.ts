@@ -9,8 +9,8 @@ import type { Attempt } from './subscription.ts'
 
 /** Messages that a row of failures must be of, where each may be the message's own fault. */
 const MESSAGES_MIN = 3
-/** A failure right behind an attempt that went well so long ago at most stands alone, ms. */
-const ALONE_MS = 1_000
+/** Messages whose last failure is remembered; the oldest goes first. */
+const FAILED_MAX = 1_000
 
 export class Health {
   #row = 0
@@ -20,6 +20,8 @@ export class Health {
   /** Of the row, at most MESSAGES_MIN. */
   readonly #messages = new Set<string>()
   #lastGoodMs = Number.NEGATIVE_INFINITY
+  /** When messages failed without an answer, the newest last. */
+  readonly #failed = new Map<string, number>()
 
   /**
    * An attempt that ended. Answers what the endpoint is by that.
@@ -35,6 +37,7 @@ export class Health {
     const { verdict, status, pressure, retryAfterMs } = attempt
     if (verdict !== 'retry') {
       this.#lastGoodMs = nowMs
+      this.#failed.delete(message)
       this.#forgetRow()
       return 'fine'
     }
@@ -51,16 +54,19 @@ export class Health {
   }
 
   /**
-   * How a failure counts towards the queue's delivery limit (failureOf): only failures of that
-   * message at a healthy endpoint do. One without an answer is in doubt: a message that breaks its
-   * endpoint looks like an endpoint that breaks. It counts where others went well since it began,
-   * or just before, from the second time on. Asked before `ended`.
+   * Whether a failure counts towards the queue's delivery limit: only failures of that message at a
+   * healthy endpoint do. One without an answer may be either's fault: a message that breaks its
+   * endpoint looks like an endpoint that breaks. It counts where others went well since the message
+   * failed before.
    */
-  mark({ status, pressure }: Attempt, beganMs: number, nowMs: number): '+' | '-' | '?' {
-    if (pressure === 'none') return '+'
-    if (status === 429 || status === 503) return '-'
-    const alone = this.#row === 0 && this.#lastGoodMs > nowMs - ALONE_MS
-    return alone || this.#lastGoodMs > beganMs ? '?' : '-'
+  counts({ status, pressure }: Attempt, message: string, nowMs: number): boolean {
+    if (pressure === 'none') return true
+    if (status === 429 || status === 503) return false
+    const beforeMs = this.#failed.get(message) ?? Number.POSITIVE_INFINITY
+    this.#failed.delete(message) // it becomes the newest
+    this.#failed.set(message, nowMs)
+    if (this.#failed.size > FAILED_MAX) this.#failed.delete(this.#failed.keys().next().value!)
+    return this.#lastGoodMs > beforeMs
   }
 
   #forgetRow(): void {

@@ -391,9 +391,9 @@ export class Pump implements Consumer {
     }
     const nowMs = performance.now()
     this.#deps.attempted(attempt)
-    const mark = probe || this.#unwell ? '-' : this.#health.mark(attempt, beganMs, nowMs)
+    const counts = !probe && !this.#unwell && this.#health.counts(attempt, id, nowMs)
     this.#learn(id, attempt, beganMs, nowMs, probe)
-    this.#settle(delivery, attempt, mark)
+    this.#settle(delivery, attempt, counts)
   }
 
   /** What the attempt tells of the endpoint. */
@@ -434,7 +434,7 @@ export class Pump implements Consumer {
     )
   }
 
-  #settle(delivery: Delivery, attempt: Attempt, mark: '+' | '-' | '?'): void {
+  #settle(delivery: Delivery, attempt: Attempt, counts: boolean): void {
     const { feed } = delivery
     if (attempt.verdict === 'ack') {
       feed.ack(delivery)
@@ -449,7 +449,7 @@ export class Pump implements Consumer {
       })
       return
     }
-    const failure = failureOf(mark, summary(attempt), text)
+    const failure = failureOf(counts ? '+' : '-', summary(attempt), text)
     // While nothing is sent anyway it keeps its place at the head of the queue.
     if (this.#unwell) {
       feed.giveBack(delivery, { action: 'ready', delayMs: 0, failure })
