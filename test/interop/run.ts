@@ -9,12 +9,14 @@
  *   --scenario=TEXT            only scenarios whose name contains it
  *   --record                   keep what RabbitMQ answers in recorded.json
  *
- * Installs the clients it can (install.ts). RABBITMQ_URL and SLUICE_AMQP_URL name brokers that run
+ * Installs the clients it can (install.ts), and fetches a Redis where there is none. RABBITMQ_URL and SLUICE_AMQP_URL name brokers that run
  * already; else they are started and stopped. Without a RabbitMQ, Sluice is held to recorded.json.
  * Prints a table for each broker, then whatever differs. Exit code 1 when a scenario fails on
  * Sluice, or ends otherwise than on RabbitMQ where differences.ts does not say why.
  */
 import { parseArgs } from 'node:util'
+import { findRedisServer } from '@sluice/testkit'
+import { fetchRedis } from '../../tools/redis-fetch.mjs'
 import type { Json } from './client.ts'
 import { type Difference, differences } from './compare.ts'
 import { DIFFERENCES } from './differences.ts'
@@ -43,6 +45,9 @@ const absent = install(say, {
   rabbitmq: targets.includes('rabbitmq') && !process.env['RABBITMQ_URL'],
 })
 if (absent.length > 0) say(`not installed, so skipped: ${absent.join(' ')} (needs root and apt)`)
+
+// Sluice and Celery's results need one of their own; npm test fetches it in the same way.
+if (findRedisServer() === undefined) await fetchRedis(process.env, say)
 
 const results = new Map<TargetName, SuiteResults>()
 for (const name of targets) {
