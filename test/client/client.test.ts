@@ -77,6 +77,10 @@ test('refusals are typed: code, status, details; and what cannot help is not rep
   assert.equal(conflict.code, 'declaration_conflict')
   const stranger = client({ token: 'wrong' })
   assert.equal((await failure(stranger.topology.getQueue('q'))).code, 'unauthenticated')
+  for (const via of VIAS) {
+    const denied = stranger.consume('q', () => {}, { via })
+    assert.equal((await failure(denied.closed)).code, 'unauthenticated', via)
+  }
   assert.equal((await failure(sluice.publish({ queue: 'none' }, 1))).code, 'unroutable')
   const nowhere = client({ url: 'http://127.0.0.1:1', retry: { attemptsMax: 2, baseMs: 1 } })
   assert.equal((await failure(nowhere.publish({ queue: 'q' }, 1))).code, 'connection_failed')

@@ -40,6 +40,7 @@ promise('past its delivery limit a message is a dead letter that tells all', asy
     lastError: 'broke 3',
     heldBy: 'worker-3',
     deliveryCount: 3,
+    attempts: [],
   })
   const [{ at, ...entry }] = history
   assert.ok(Date.parse(at) > Date.now() - 60_000)
