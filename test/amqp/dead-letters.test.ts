@@ -249,3 +249,24 @@ test('no. 83: length limits count ready messages, and a dead letter is never los
   peer.method(1, ack(2, true))
   await settled(peer)
 })
+
+test('no. 46, 77: what was rejected last arrives, though its queue goes with the connection', async (t) => {
+  const broker = await withAmqp(t)
+  const observer = await setup(broker)
+  const bodies = Array.from({ length: 20 }, (_, n) => `${n}`.padStart(2, '0'))
+  const leaving = await broker.client()
+  await leaving.queue('mine', { exclusive: true, arguments: TO_DEAD })
+  await consuming(leaving, 'mine')
+  await confirming(leaving)
+  for (const body of bodies) leaving.publish(1, '', 'mine', body)
+  for (let left = bodies.length; left > 0; ) {
+    const frame = await leaving.next() // confirms come in between
+    if (frame.kind === 'body') left--
+  }
+  leaving.method(1, nack(0, false, true))
+  await leaving.close()
+  await waitFor(() => !broker.deps.topology.table.queue(broker.vhost, 'mine'), { what: 'its end' })
+  const dead: string[] = []
+  while (dead.length < bodies.length) dead.push((await nextDead(observer)).body)
+  assert.deepEqual(dead.sort(), bodies)
+})

@@ -40,6 +40,7 @@ import {
   vhostField,
 } from './definition.ts'
 import { type DocumentKind, documentField } from './documents.ts'
+import { lettersOut } from './letters-out.ts'
 import { predeclared } from './predeclared.ts'
 import { removeBinding, removeExchange, removeQueue, removeRest } from './removal.ts'
 import { RoutingTable, vhostNotFound } from './routing-table.ts'
@@ -303,6 +304,7 @@ export class Topology {
     if (name === DEAD_LETTER_QUEUE) {
       throw new BrokerError('forbidden', `queue '${name}' goes with its vhost alone`)
     }
+    await lettersOut(entry.store)
     const outcome = await entry.store.drop({ ifEmpty, ifUnused, unusedMs })
     const where = `queue '${name}' in vhost '${vhost}'`
     if (outcome.kind === 'not-empty') {

@@ -39,7 +39,7 @@ async function visit(
     }
     const { nextMs, dead, unusedMs } = swept
     const expiresMs = entry.settings.expiresMs
-    if (expiresMs >= 0 && unusedMs >= expiresMs) {
+    if (dead === 0 && expiresMs >= 0 && unusedMs >= expiresMs) {
       const { kind } = await store.drop({ unusedMs: expiresMs })
       if (kind !== 'in-use') {
         await topology.finishDelete(vhost, definition.name, definition.epoch)
