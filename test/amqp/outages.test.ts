@@ -1,4 +1,4 @@
-/** What clients leave behind when they go while Redis is away, and what it costs to be away oneself. */
+/** What clients leave behind when they go while Redis is away; what it costs to be away oneself. */
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { privateRedis, waitFor } from '@sluice/testkit'

@@ -2,8 +2,8 @@
  * Several processes behind the same ports: connections are handed to them in turn.
  *
  * Each is a whole `sluice` of its own, with its own slot; they share nothing but Redis, as processes
- * on different machines do. One that ends unasked is replaced, as often as it takes; when one cannot
- * start in the first place, all end, and the process with them.
+ * on different machines do. One that ends unasked is replaced, as often as it takes; when one
+ * cannot start in the first place, all end, and the process with them.
  */
 import cluster, { type Worker } from 'node:cluster'
 import { setTimeout as sleep } from 'node:timers/promises'
