@@ -51,7 +51,7 @@ export class Publishing implements PublishReply {
   /** Who waits until nothing is under way. */
   #idle: (() => void)[] = []
   #nextToken = 1
-  /** Refused for want of memory or disk, and those that came after: in order, until there is some. */
+  /** Refused for want of memory or disk, and those after them: in order, until there is some. */
   #held: Open[] = []
   #retry: NodeJS.Timeout | undefined
   confirming = false
