@@ -3,10 +3,11 @@
  * 202 to the same requests and stores nothing.
  *
  * Method: a private Redis (everysec), the router in a process of its own, bare Express in another,
- * the load from this one over 64 keep-alive sockets with one request outstanding each. Bodies have
- * 256 bytes; the requests carry what a browser's do. Express, an ingest with one line and one with
- * a fair order are measured in turn, round by round, so that noise hits all; their queues are
- * emptied in between. CPU is the process's own, a request.
+ * the load from this one over 64 keep-alive sockets with one request outstanding each, and over a
+ * single one, where nothing is gathered and a latency is one request's. Bodies have 256 bytes; the
+ * requests carry what a browser's do. Express, an ingest with one line and one with a fair order
+ * are measured in turn, round by round, so that noise hits all; their queues are emptied in
+ * between. CPU is the process's own, a request.
  */
 import { privateRedis } from '@sluice/testkit'
 import { type Bench, bench, median, perSecond } from './bench.ts'
@@ -28,6 +29,7 @@ interface Target extends Server {
   readonly name: string
   readonly ingest: string
   readonly request: Buffer
+  readonly connections: number
 }
 
 interface Round {
@@ -44,16 +46,24 @@ await bench('ingest', async (b) => {
   const admission = { waitingMax: 100_000_000 }
   await put(router, 'line', { admission })
   await put(router, 'fair', { admission, fairness: { by: { header: 'X-Client' } } })
-  const target = (server: Server, name: string, ingest: string): Target => ({
+  const target = (
+    server: Server,
+    name: string,
+    ingest: string,
+    connections = CONNECTIONS,
+  ): Target => ({
     ...server,
     name,
     ingest,
+    connections,
     request: encodeRequest('POST', `/ingest/${ingest}${PATH}`, browserHeaders(), BODY),
   })
   await measure(b, [
     target(express, 'Express that answers 202', 'express'),
     target(router, 'ingest', 'line'),
     target(router, 'ingest, fair order', 'fair'),
+    target(express, 'Express, one at a time', 'express', 1),
+    target(router, 'ingest, one at a time', 'line', 1),
   ])
 })
 
@@ -90,6 +100,8 @@ async function measure(b: Bench, targets: readonly Target[]): Promise<void> {
   }
   const of = (target: Target, figure: keyof Round) =>
     median(results.get(target)!.map((result) => result[figure]))
+  const beside = ({ connections }: Target) =>
+    targets.find((target) => target.ingest === 'express' && target.connections === connections)!
   for (const target of targets) {
     b.line({
       case: target.name,
@@ -98,15 +110,16 @@ async function measure(b: Bench, targets: readonly Target[]): Promise<void> {
       p50Ms: Math.round(of(target, 'p50') * 100) / 100,
       p99Ms: Math.round(of(target, 'p99') * 100) / 100,
       cpuMicros: Math.round(of(target, 'cpuMicros') * 10) / 10,
-      ofExpress: Math.round((100 * of(target, 'rate')) / of(targets[0]!, 'rate')) / 100,
+      ofExpress: Math.round((100 * of(target, 'rate')) / of(beside(target), 'rate')) / 100,
     })
   }
 }
 
-async function oneRound({ name, url, request, pid }: Target, ms: number): Promise<Round> {
+async function oneRound(target: Target, ms: number): Promise<Round> {
+  const { name, url, request, connections, pid } = target
   const latencies: number[] = []
   const took = (latency: number) => latencies.push(latency)
-  const running = await load(url, request, CONNECTIONS, { status: 202, took })
+  const running = await load(url, request, connections, { status: 202, took })
   const cpu = cpuMicros(pid)
   const before = running.count()
   const rate = await perSecond(ms, running.count)

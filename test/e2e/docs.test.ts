@@ -26,6 +26,7 @@ const WITHOUT_COMMANDS = [
   'errors.md',
   'metrics.md',
   'benchmarks.md',
+  'benchmarks-parts.md',
 ]
 
 const pages = readdirSync(join(ROOT, 'docs')).filter((name) => name.endsWith('.md'))
