@@ -67,8 +67,20 @@ test('an alternative name may be what names the user, who needs no password', as
   assert.deepEqual(JSON.parse((await ask(url, CLIENT)).text).name, 'localhost')
 })
 
-test('WebSockets open over TLS', async (t) => {
-  const { doors } = await withBroker(t, { env: FILES })
+test('WebSockets open over TLS, and a client certificate proves a user there too', async (t) => {
+  const { doors, vhost } = await withBroker(t, { env: FILES })
+  const at = `${doors['https']!.replace('https', 'wss')}/ws`
+  for (const [options, expected] of [
+    [CLIENT, 'opened'],
+    [CA, 'unauthenticated'],
+  ] as const) {
+    const socket = new WebSocket(at, 'sluice.v1', options)
+    await once(socket, 'open')
+    socket.send(JSON.stringify({ type: 'open', vhost }))
+    const [answer] = await Promise.race([once(socket, 'message'), once(socket, 'close')])
+    assert.match(String(answer), expected === 'opened' ? /"opened"/ : /unauthenticated|^4\d{3}$/)
+    socket.close()
+  }
   const socket = new WebSocket(`${doors['https']!.replace('https', 'wss')}/ws/amqp`, 'amqp', CA)
   await once(socket, 'open')
   socket.close()

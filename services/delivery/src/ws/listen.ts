@@ -88,13 +88,15 @@ export class WebSocketDoor {
   }
 
   async #accept(request: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
-    const { credentials } = this.#context.deps
+    const { credentials, tls } = this.#context.deps
     const address = request.socket.remoteAddress ?? ''
     const { authorization } = request.headers
+    const named = tls?.certified(request.socket)
     let principal: Principal | undefined
     // A browser adds a remembered credential to connections that other sites open.
-    if (authorization !== undefined && !isCrossSite(request)) {
-      principal = await prove(credentials, authorization, address)
+    if (!isCrossSite(request)) {
+      if (authorization !== undefined) principal = await prove(credentials, authorization, address)
+      else if (named !== undefined) principal = credentials.certified(named)
     }
     this.#server.handleUpgrade(request, socket, head, (webSocket) => {
       this.#connect(webSocket, socket, principal, address)
