@@ -174,8 +174,8 @@ export class Credentials {
   }
 
   /**
-   * Keys and tokens cannot be guessed: one that has expired, sent again and again, must not shut out
-   * the others of its address, nor others' guesses those who have one.
+   * Keys and tokens cannot be guessed: one that has expired, sent again and again, must not shut
+   * out the others of its address, nor others' guesses those who have one.
    */
   #guessable(secret: string): boolean {
     const { tokens } = this.#options

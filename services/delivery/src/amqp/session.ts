@@ -127,8 +127,8 @@ export class Session implements ConnectionHandler {
   }
 
   /**
-   * 17: a new token or key of the same user; what it allows is looked at again. Whoever logged in by
-   * what does not expire needs none: as in RabbitMQ, any is taken, and changes nothing.
+   * 17: a new token or key of the same user; what it allows is looked at again. Whoever logged in
+   * by what does not expire needs none: as in RabbitMQ, any is taken, and changes nothing.
    */
   async updateSecret(secret: string): Promise<void> {
     const { user, principal } = this
