@@ -4,7 +4,8 @@ import type { ErrorCode } from '@sluice/core'
 export const ERROR_DOCS = {
   invalid_request: 'The request does not fit its schema; `errors` says what does not, and where.',
   unauthenticated: 'No credential came with the request, or a wrong one.',
-  forbidden: 'The credential is good, and what was asked is not allowed to anybody.',
+  forbidden:
+    'The credential is good, and what was asked is not allowed to it, or to anybody: the detail says which permission is missing.',
   not_found: 'There is nothing at this path.',
   method_not_allowed: 'The path exists, but not with this method; `Allow` lists those it has.',
   vhost_not_found: 'The virtual host is not declared.',
