@@ -322,6 +322,31 @@ test('no. 22: a client may reopen a channel in the same breath as it closes it',
   await client.expect('channel.close-ok', 1)
 })
 
+test('no. 22: a channel closed and opened again without waiting is open', async (t) => {
+  const script = {
+    channelClosed: () => new Promise<void>((resolve) => setImmediate(resolve)),
+    method: async () => {
+      await new Promise((resolve) => setImmediate(resolve))
+      throw new AmqpError(404, 'no')
+    },
+  }
+  const { loggedIn } = await withDoor(t, script)
+  const client = await loggedIn()
+  const open = encodeMethod(1, { name: 'channel.open' })
+  client.send(Buffer.concat([encodeMethod(1, closeChannel), open]))
+  await client.expect('channel.close-ok', 1)
+  await client.expect('channel.open-ok', 1)
+  const closeOk = encodeMethod(1, { name: 'channel.close-ok' })
+  client.send(Buffer.concat([encodeMethod(1, { name: 'tx.select' }), closeOk, open]))
+  await client.expect('channel.close', 1)
+  await client.expect('channel.open-ok', 1)
+  client.send(
+    Buffer.concat([encodeMethod(1, closeChannel), encodeMethod(1, { name: 'tx.select' })]),
+  )
+  await client.expect('channel.close-ok', 1)
+  assert.equal((await client.expect('connection.close')).replyCode, 504)
+})
+
 test('no. 23: late acks of a closed channel are dropped, of one never open are 504', async (t) => {
   const { loggedIn } = await withDoor(t)
   const client = await loggedIn()

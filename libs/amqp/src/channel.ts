@@ -355,6 +355,10 @@ export class Channel {
 
   #takeWaiting(): void {
     while (this.#waiting.length > 0 && this.#underWay === undefined) {
+      if (this.#state === 'closed') {
+        this.#passOn()
+        break
+      }
       const { type, payload } = this.#waiting.shift()!
       this.#take(type, payload)
       // Not before: it may let the connection read on, and frames for this channel come in.
@@ -379,9 +383,17 @@ export class Channel {
     this.#state = 'closed'
     this.#content.reset()
     await this.#end()
-    this.#forgetWaiting()
     this.connection.forget(this)
     this.#closeOk()
+    this.#passOn()
+  }
+
+  /** What waits behind the end of this channel is for the next one of its number. */
+  #passOn(): void {
+    for (const { type, payload } of this.#waiting.splice(0)) {
+      this.connection.frame(type, this.id, payload)
+      this.connection.waiting(-payload.length - WAITING_FRAME_BYTES)
+    }
   }
 
   /** After our channel.close: everything is ignored but the client's own close and its answer. */

@@ -85,7 +85,7 @@ export class Connection {
     this.tuned = options
     this.output = new Output(socket, () => this.#writableAgain())
     this.writer = new FrameWriter(this.output, FRAME_MAX_MIN)
-    this.#reader = new FrameReader(limits.AMQP_HANDSHAKE_FRAME_MAX, this.#frame)
+    this.#reader = new FrameReader(limits.AMQP_HANDSHAKE_FRAME_MAX, this.frame)
     this.#pace = new Pace(socket, this.#reader, () => this.#readOn())
     this.#handler = handlerFor(this)
     this.closed = new Promise((resolve) => {
@@ -259,7 +259,8 @@ export class Connection {
     if (rest.length > 0) this.#reader.push(rest)
   }
 
-  readonly #frame = (type: number, id: number, payload: Buffer): void => {
+  /** For the reader, and for what a channel leaves to the next one of its number. */
+  readonly frame = (type: number, id: number, payload: Buffer): void => {
     if (this.#state === 'running' && id !== 0) {
       const channel = this.#channels.get(id)
       if (channel !== undefined) channel.frame(type, payload)
