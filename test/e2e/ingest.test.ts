@@ -165,6 +165,36 @@ const STORIES: readonly IngestStory[] = [
     },
   ],
   [
+    'a user sends where it may write the queue, and reads what is of a vhost it may enter',
+    async (world, vhost) => {
+      const { here } = world
+      const { at } = await ingest(world, vhost, { open: false })
+      const user = `u-${randomUUID()}`
+      const password = randomUUID()
+      const login = Buffer.from(`${user}:${password}`).toString('base64')
+      const headers = { Authorization: `Basic ${login}` }
+      const send = () => here.request('POST', at, { headers })
+      const allow = async (write: string) => {
+        const path = `/v1/users/${user}/permissions/${encodeURIComponent(vhost.name)}`
+        const body = { configure: '', write, read: '' }
+        const { status, text } = await here.request('PUT', path, { body })
+        assert.ok(status < 300, text)
+      }
+      const made = await here.request('PUT', `/v1/users/${user}`, { body: { password } })
+      assert.equal(made.status, 201, made.text)
+      assert.deepEqual(problem(await send()), [403, 'forbidden'])
+      const id = await accepted(here.request('POST', at))
+      const read = () => here.request('GET', `/v1/requests/${id}`, { headers })
+      assert.deepEqual(problem(await read()), [403, 'forbidden'])
+      await allow('^other$')
+      assert.deepEqual(problem(await send()), [403, 'forbidden'])
+      assert.equal((await read()).status, 200)
+      await allow('^q$')
+      await waitFor(async () => (await send()).status === 202)
+      assert.equal((await here.request('DELETE', `/v1/users/${user}`)).status, 204)
+    },
+  ],
+  [
     'a request that comes again with its key is stored once, by whichever router it comes',
     async (world, vhost) => {
       const { here, there } = world
