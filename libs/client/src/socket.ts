@@ -60,6 +60,8 @@ export class Socket {
   #heartbeat: ReturnType<typeof setInterval> | undefined
   #extending: ReturnType<typeof setInterval> | undefined
   #heard = false
+  /** Most unsettled deliveries that the broker lets a consumer have. */
+  #creditMax = 0
   readonly #end = new AbortController()
 
   /** @param kept whether it stays connected while nobody consumes. */
@@ -129,6 +131,7 @@ export class Socket {
   #hangUp(): void {
     const socket = this.#socket
     this.#lost(new SluiceError('closed', 'Nobody consumes.'))
+    this.#failures = 0 // nothing failed: the next one connects at once
     socket?.close()
   }
 
@@ -203,7 +206,7 @@ export class Socket {
     }
   }
 
-  #opened(socket: WebSocket, { heartbeatMs, ackTimeoutMs }: Frame): void {
+  #opened(socket: WebSocket, { heartbeatMs, ackTimeoutMs, creditMax }: Frame): void {
     if (this.#closed) {
       socket.close()
       return
@@ -211,6 +214,7 @@ export class Socket {
     this.#socket = socket
     this.#open = true
     this.#heard = true
+    this.#creditMax = Number(creditMax)
     this.#heartbeat = setInterval(() => this.#beat(), Number(heartbeatMs))
     if (Number(ackTimeoutMs) > 0) {
       this.#extending = setInterval(() => this.#extend(), Number(ackTimeoutMs) / 3)
@@ -343,7 +347,8 @@ export class Socket {
 
   #consume(consumer: string): void {
     const { frame } = this.#subscriptions.get(consumer)!
-    this.#ask(frame).then(
+    const credit = Math.min(Number(frame['credit']), this.#creditMax)
+    this.#ask({ ...frame, credit }).then(
       () => {},
       (error) => {
         const subscription = this.#subscriptions.get(consumer)
