@@ -13,15 +13,23 @@ import { once } from 'node:events'
 import { type AddressInfo, createServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { freePort, privateRedis } from '@sluice/testkit'
-import { type HttpClient, httpClient } from '../support/http.ts'
-import { startProcess } from '../support/processes.ts'
+import { type HttpClient, httpClient, PASSWORD } from '../support/http.ts'
 import { drill } from '../support/push-drill.ts'
 import { startWeakBackend } from '../support/weak-backend.ts'
 import { type Bench, bench, median } from './bench.ts'
+import { cpuMicros, type Server as Started, startServer } from './broker-process.ts'
 
 const BODY = 'x'.repeat(256)
 const CONNECTIONS = 64
-const ENV = { SLUICE_REAPER_PASS_MS: '200', SLUICE_PUSH_ALLOW: '127.0.0.1' }
+const MAIN = 'services/all-in-one/src/main.ts'
+const ENV = {
+  SLUICE_HTTP_PORT: '0',
+  SLUICE_AMQP_PORT: '0',
+  SLUICE_ADMIN_PASSWORD: PASSWORD,
+  SLUICE_LOG_LEVEL: 'warn',
+  SLUICE_REAPER_PASS_MS: '200',
+  SLUICE_PUSH_ALLOW: '127.0.0.1',
+}
 
 /** Counts requests; told to, it says how many. */
 const ENDPOINT = `
@@ -155,7 +163,7 @@ async function many(b: Bench): Promise<void> {
   const roundMs = b.short ? 1_000 : 10_000
   const redis = await privateRedis(b)
   const backend = await startWeakBackend(b)
-  const { client } = await startBroker(b, redis.url)
+  const { client, pushing } = await startBroker(b, redis.url)
   const urls = [`http://127.0.0.1:${await freePort()}/`, await startSilent(b)]
   b.say(`declaring ${healthy} subscriptions`)
   const names = Array.from({ length: healthy }, (_, n) => `h${n}`)
@@ -178,21 +186,26 @@ async function many(b: Bench): Promise<void> {
       await declareDead(name === 'alone')
       const before = (await backend.arrivals()).length
       const queues = name === 'alone' ? names : [...names, ...dead]
+      const cpu = cpuMicros(pushing.pid)
       await load(client, queues, round === 0 ? roundMs / 3 : roundMs)
       await sleep(500)
-      if (round > 0) seen[name].push(latencies((await backend.arrivals()).slice(before)))
+      const cpuMs = (cpuMicros(pushing.pid) - cpu) / 1_000
+      const arrived = (await backend.arrivals()).slice(before)
+      if (round > 0) seen[name].push({ ...latencies(arrived), cpuMs })
     }
   }
   const sum = (all: Latencies[]) => ({
     messages: all.reduce((total, { messages }) => total + messages, 0),
     p50: median(all.map(({ p50 }) => p50)),
     p99: median(all.map(({ p99 }) => p99)),
+    cpuMs: median(all.map(({ cpuMs }) => cpuMs)),
   })
   const figures = { alone: sum(seen.alone), beside: sum(seen.beside) }
   b.line({ case: 'many', subscriptions: healthy + 10, dead: 10, unit: 'ms', ...figures })
 }
 
-type Latencies = ReturnType<typeof latencies>
+/** cpuMs: CPU time of the process that pushes, in one round. */
+type Latencies = ReturnType<typeof latencies> & { readonly cpuMs: number }
 
 function latencies(arrivals: readonly { body: string; atMs: number }[]) {
   const sorted = arrivals.map(({ body, atMs }) => atMs - Number(body)).sort((a, b) => a - b)
@@ -232,23 +245,26 @@ async function startSilent(b: Bench): Promise<string> {
   return `http://127.0.0.1:${(server.address() as AddressInfo).port}/`
 }
 
-async function startBroker(b: Bench, redisUrl: string): Promise<{ client: HttpClient }> {
-  const env = { ...ENV, NODE_ENV: 'production' }
-  const [front, delivery] = await Promise.all([
-    startProcess(scopeOf(b), { redisUrl, env, services: ['router', 'reaper'] }),
-    startProcess(scopeOf(b), { redisUrl, env, services: ['delivery'] }),
+async function startBroker(
+  b: Bench,
+  redisUrl: string,
+): Promise<{ client: HttpClient; pushing: Started }> {
+  const env = { ...ENV, REDIS_URL: redisUrl }
+  const [front, pushing] = await Promise.all([
+    startServer(b, [MAIN, 'router', 'reaper'], env),
+    startServer(b, [MAIN, 'delivery'], env),
   ])
-  const clients = [front, delivery].map(({ http }) => httpClient(http))
+  const clients = [front, pushing].map(({ url }) => httpClient(url))
   b.after(() => {
     for (const client of clients) client.close()
   })
-  const [router, pushing] = clients as [HttpClient, HttpClient]
+  const [router, delivery] = clients as [HttpClient, HttpClient]
   const client: HttpClient = {
     request: (method, path, options) =>
-      (path.includes('/subscriptions/') ? pushing : router).request(method, path, options),
+      (path.includes('/subscriptions/') ? delivery : router).request(method, path, options),
     close: () => {},
   }
-  return { client }
+  return { client, pushing }
 }
 
 async function put(client: HttpClient, path: string, body: unknown): Promise<void> {

@@ -3,7 +3,7 @@
  * concurrent ones, and not at all while it asked to be left alone or its breaker is open.
  *
  * Each process borrows a slice of that: the slots of the next HORIZON_MS, each with the time from
- * which it may be used, and permits. So a process asks some ten times a second however much it
+ * which it may be used, and permits. So a process asks some 20 times a second however much it
  * sends, and no two of them need to know of each other. What is lent and how it comes back is said
  * in lua/borrow.lua.
  *
