@@ -1,7 +1,9 @@
 /** What a caller hears when Redis goes away, by connection. Each test owns its server. */
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
-import { type PrivateRedis, privateRedis } from '@sluice/testkit'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type PrivateRedis, privateCluster, privateRedis, waitFor } from '@sluice/testkit'
+import type { Cluster } from 'ioredis'
 import { connect } from './redis.ts'
 
 async function open(t: TestContext, server: PrivateRedis, role: 'work' | 'writes') {
@@ -30,4 +32,23 @@ test('writes under way when the connection ends are sent again', async (t) => {
   await server.kill9()
   await server.restart()
   assert.deepEqual(await waiting, [1, 2])
+})
+
+test('a connection to a cluster that ends while it looks who is there looks no more', async (t) => {
+  const { url } = await privateCluster(t, { aof: false })
+  const redis = (await connect({ url }, 'work')) as unknown as Cluster
+  const twin = redis.duplicate()
+  await twin.connect()
+  const looks: string[] = []
+  for (const one of [redis, twin]) {
+    await waitFor(() => one.status === 'ready')
+    const looking = one as unknown as { readonly isRefreshing: boolean }
+    while (!looking.isRefreshing) await new Promise((resolve) => setImmediate(resolve))
+    const ended = new Promise((resolve) => one.once('end', resolve))
+    one.disconnect()
+    await ended
+    one.refreshSlotsCache = () => void looks.push(one.status)
+  }
+  await sleep(2_500) // two looks
+  assert.deepEqual(looks, [])
 })

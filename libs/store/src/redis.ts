@@ -130,7 +130,6 @@ function openCluster(
     redisOptions,
     lazyConnect: true,
     scaleReads: 'master',
-    slotsRefreshInterval: LOOK_MS,
     slotsRefreshTimeout: 2 * LOOK_MS,
     clusterRetryStrategy: COMMON.retryStrategy!,
     retryDelayOnFailover: again ? RETRY_DELAY_MS : 0,
@@ -144,7 +143,27 @@ function openCluster(
         callback(null, host),
     }),
   })
-  return cluster as unknown as Redis
+  return looking(cluster) as unknown as Redis
+}
+
+/**
+ * Has a cluster's client look regularly who is there, since a primary that is cut off says nothing.
+ * The client's own `slotsRefreshInterval` goes on for ever when the client ends during a look, and
+ * the process with it. Duplicates look too: BullMQ waits for jobs on one.
+ */
+function looking(cluster: Cluster): Cluster {
+  let timer: NodeJS.Timeout | undefined
+  cluster.on('ready', () => {
+    timer ??= setInterval(() => cluster.status === 'ready' && cluster.refreshSlotsCache(), LOOK_MS)
+    timer.unref()
+  })
+  cluster.on('end', () => {
+    clearInterval(timer)
+    timer = undefined
+  })
+  const duplicate = cluster.duplicate.bind(cluster) as (...args: unknown[]) => Cluster
+  cluster.duplicate = ((...args: unknown[]) => looking(duplicate(...args))) as Cluster['duplicate']
+  return cluster
 }
 
 function tlsOptions({ caFile, certFile, keyFile }: RedisTarget): SecureContextOptions {
