@@ -23,7 +23,7 @@ export {
   type PublisherOptions,
   type Receipt,
 } from './publish.ts'
-export { Queue, Sluice } from './sluice.ts'
+export { type ApiRequest, Queue, Sluice } from './sluice.ts'
 export type { Socket } from './socket.ts'
 export {
   type Arguments,

@@ -21,6 +21,15 @@ import { type WatchOptions, watch } from './watch.ts'
 
 const EVENTS_TYPE = 'application/cloudevents-batch+json'
 
+/** What goes along with a request. */
+export interface ApiRequest {
+  readonly query?: Readonly<Record<string, string | number | boolean | undefined>>
+  /** Sent as JSON. */
+  readonly body?: unknown
+  /** How long the broker may wait before it answers, ms. */
+  readonly waitMs?: number
+}
+
 /**
  * A broker, as one user sees it in one vhost. Nothing is connected until it is needed.
  *
@@ -133,6 +142,18 @@ export class Sluice {
     options: WatchOptions<T> = {},
   ): AsyncGenerator<Message<T>, void, void> {
     return watch(this.#http, exchange, options)
+  }
+
+  /**
+   * A request of the HTTP API that has no method of its own here, e.g. `('GET', '/v1/whoami')`. The
+   * answer's JSON. What may succeed later is tried again, so it should be safe to repeat.
+   */
+  async request(
+    method: string,
+    path: string,
+    { signal, ...options }: ApiRequest & CallOptions = {},
+  ): Promise<unknown> {
+    return (await this.#http.request(method, path, { ...options, signal })).json
   }
 
   /** A queue whose messages are all of one type. `parse` checks what comes. */

@@ -1,30 +1,11 @@
 #!/usr/bin/env node
 /**
- * The `sluice` command: runs the services it is given, in one process.
+ * The `sluice` command: runs the services it is given, in one process; or talks to a broker that
+ * runs already (libs/cli).
  *
- * Exit codes: 0 stopped in order, 1 failed, 2 not understood.
+ * Exit codes: 0 stopped in order, 1 failed, 2 not understood; those of commands are in libs/cli.
  */
-import cluster from 'node:cluster'
-import { readFileSync } from 'node:fs'
-import { parseArgs } from 'node:util'
-import { runProcess } from '@sluice/server'
-import { REDIS_ACL } from '@sluice/store'
-import { runAudit } from './audit.ts'
-import { SERVICES } from './services.ts'
-import { runWorkers, workerCount } from './workers.ts'
-
-const names = Object.keys(SERVICES)
-
-const HELP = `sluice: a message broker on Redis Streams
-
-  sluice [all | ${names.join(' | ')} ...] [--help] [--version]
-  sluice audit verify [<number>:<hash>]
-  sluice redis-acl
-
-Runs the services named, all of them unless told. Any number of processes may run each; they share
-nothing but Redis. Settings are environment variables (docs/configuration.md); REDIS_URL is needed.
-SLUICE_WORKERS=n runs n such processes behind the same ports, for more cores.
-`
+import { commandNames, runCommand } from '@sluice/cli'
 
 /** How long what is left of parts that were given up on may keep the process, ms. */
 const LEFTOVERS_MS_MAX = 1_000
@@ -33,54 +14,8 @@ process.exitCode = await main()
 setTimeout(() => process.exit(), LEFTOVERS_MS_MAX).unref()
 
 async function main(): Promise<number> {
-  let chosen: string[]
-  try {
-    const { values, positionals } = parseArgs({
-      allowPositionals: true,
-      options: { help: { type: 'boolean', short: 'h' }, version: { type: 'boolean', short: 'v' } },
-    })
-    if (values.help || values.version) {
-      process.stdout.write(values.help ? HELP : `${version()}\n`)
-      return 0
-    }
-    if (positionals[0] === 'audit') return await runCommand(positionals.slice(1))
-    if (positionals.length === 1 && positionals[0] === 'redis-acl') {
-      process.stdout.write(`${REDIS_ACL.join(' ')}\n`)
-      return 0
-    }
-    chosen = choose(positionals)
-  } catch (error) {
-    process.stderr.write(`sluice: ${(error as Error).message}\n\n${HELP}`)
-    return 2
-  }
-  try {
-    const workers = workerCount(process.env)
-    if (workers > 1 && cluster.isPrimary) await runWorkers(workers)
-    else await runProcess(chosen.map((name) => SERVICES[name]!))
-    return 0
-  } catch (error) {
-    process.stderr.write(`sluice: ${(error as Error).message}\n`)
-    return 1
-  }
-}
-
-async function runCommand(args: readonly string[]): Promise<number> {
-  try {
-    return await runAudit(args, (line) => process.stdout.write(`${line}\n`))
-  } catch (error) {
-    process.stderr.write(`sluice: ${(error as Error).message}\n`)
-    return 1
-  }
-}
-
-/** Throws when a name is no service. */
-function choose(asked: readonly string[]): string[] {
-  const unknown = asked.filter((name) => name !== 'all' && !Object.hasOwn(SERVICES, name))
-  if (unknown.length > 0) throw new Error(`there is no service ${unknown.join(', ')}`)
-  return asked.length === 0 || asked.includes('all') ? names : [...new Set(asked)]
-}
-
-function version(): string {
-  const file = new URL('../package.json', import.meta.url)
-  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version
+  const args = process.argv.slice(2)
+  if (commandNames().some((command) => args.includes(command))) return await runCommand(args)
+  const { serve } = await import('./serve.ts') // with all the services: a command is quicker without
+  return serve()
 }

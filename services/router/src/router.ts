@@ -5,6 +5,7 @@ import { definitionRoutes } from './definitions/http-definitions.ts'
 import { apiKeyRoutes } from './http-api-keys.ts'
 import { auditRoute } from './http-audit.ts'
 import { batchRoute } from './http-batch.ts'
+import { doctorRoute } from './http-doctor.ts'
 import { publishRoutes } from './http-publish.ts'
 import { queueRoutes } from './http-queues.ts'
 import { scheduleRoutes } from './http-schedules.ts'
@@ -27,6 +28,7 @@ export function router(deps: Deps, config: Config): Service {
       auditRoute(deps),
       ...definitionRoutes(deps),
       ...scheduleRoutes(deps),
+      doctorRoute(deps, config),
       ...ingestRoutes(deps),
       requestRoute(deps),
     ],

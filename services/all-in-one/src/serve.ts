@@ -1,0 +1,80 @@
+/** Services, run in this process until they are told to stop; and what needs their libraries. */
+import cluster from 'node:cluster'
+import { readFileSync } from 'node:fs'
+import { parseArgs } from 'node:util'
+import { commandNames } from '@sluice/cli'
+import { runProcess } from '@sluice/server'
+import { REDIS_ACL } from '@sluice/store'
+import { runAudit } from './audit.ts'
+import { SERVICES } from './services.ts'
+import { runWorkers, workerCount } from './workers.ts'
+
+const names = Object.keys(SERVICES)
+
+const HELP = `sluice: a message broker on Redis Streams
+
+  sluice [all | ${names.join(' | ')} ...] [--help] [--version]
+  sluice audit verify [<number>:<hash>]
+  sluice redis-acl
+
+Runs the services named, all of them unless told. Any number of processes may run each; they share
+nothing but Redis. Settings are environment variables (docs/configuration.md); REDIS_URL is needed.
+SLUICE_WORKERS=n runs n such processes behind the same ports, for more cores.
+
+  sluice <command> ...          talks to a broker that runs: sluice <command> --help
+    ${commandNames().join(', ')}
+`
+
+/** Answers the exit code once it has ended. */
+export async function serve(): Promise<number> {
+  let chosen: string[]
+  try {
+    const { values, positionals } = parseArgs({
+      allowPositionals: true,
+      options: { help: { type: 'boolean', short: 'h' }, version: { type: 'boolean', short: 'v' } },
+    })
+    if (values.help || values.version) {
+      process.stdout.write(values.help ? HELP : `${version()}\n`)
+      return 0
+    }
+    if (positionals[0] === 'audit') return await audit(positionals.slice(1))
+    if (positionals.length === 1 && positionals[0] === 'redis-acl') {
+      process.stdout.write(`${REDIS_ACL.join(' ')}\n`)
+      return 0
+    }
+    chosen = choose(positionals)
+  } catch (error) {
+    process.stderr.write(`sluice: ${(error as Error).message}\n\n${HELP}`)
+    return 2
+  }
+  try {
+    const workers = workerCount(process.env)
+    if (workers > 1 && cluster.isPrimary) await runWorkers(workers)
+    else await runProcess(chosen.map((name) => SERVICES[name]!))
+    return 0
+  } catch (error) {
+    process.stderr.write(`sluice: ${(error as Error).message}\n`)
+    return 1
+  }
+}
+
+async function audit(args: readonly string[]): Promise<number> {
+  try {
+    return await runAudit(args, (line) => process.stdout.write(`${line}\n`))
+  } catch (error) {
+    process.stderr.write(`sluice: ${(error as Error).message}\n`)
+    return 1
+  }
+}
+
+/** Throws when a name is no service. */
+function choose(asked: readonly string[]): string[] {
+  const unknown = asked.filter((name) => name !== 'all' && !Object.hasOwn(SERVICES, name))
+  if (unknown.length > 0) throw new Error(`there is no service ${unknown.join(', ')}`)
+  return asked.length === 0 || asked.includes('all') ? names : [...new Set(asked)]
+}
+
+function version(): string {
+  const file = new URL('../package.json', import.meta.url)
+  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version
+}
