@@ -3,10 +3,11 @@
  * and fails when one is out of date.
  */
 import { readFileSync, writeFileSync } from 'node:fs'
-import { renderConfiguration, renderHelmEnv } from '@sluice/config'
+import { renderConfiguration, renderHelmEnv, renderHelmEnvSchema } from '@sluice/config'
 import { ERROR_CODES } from '@sluice/core'
 import { STATUS } from '@sluice/server'
 import { renderMetrics } from '@sluice/telemetry'
+import { renderChartReadme } from './chart-readme.ts'
 import { renderClientApi } from './client-api.ts'
 import { ERROR_DOCS } from './error-docs.ts'
 
@@ -27,6 +28,14 @@ generate('charts/sluice/values.yaml', (text) => {
   if (begin < 0 || end < begin) throw new Error('charts/sluice/values.yaml has lost its markers')
   return text.slice(0, begin) + BEGIN + renderHelmEnv() + text.slice(end)
 })
+generate('charts/sluice/values.schema.json', (text) => {
+  const schema = JSON.parse(text)
+  Object.assign(schema.properties, renderHelmEnvSchema())
+  return `${JSON.stringify(schema, null, 2)}\n`
+})
+generate('charts/sluice/README.md', () =>
+  renderChartReadme(readFileSync(new URL('../charts/sluice/values.yaml', import.meta.url), 'utf8')),
+)
 
 if (check && stale.length > 0) {
   process.stderr.write(`out of date: ${stale.join(', ')}; run npm run generate\n`)

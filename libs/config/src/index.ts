@@ -1,2 +1,2 @@
-export { renderConfiguration, renderHelmEnv } from './render.ts'
+export { renderConfiguration, renderHelmEnv, renderHelmEnvSchema } from './render.ts'
 export { type Config, loadConfig, maskedConfig, SETTINGS } from './settings.ts'

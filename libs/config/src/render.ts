@@ -1,4 +1,5 @@
 /** The settings as people read them: docs/configuration.md, and the env block of Helm's values. */
+import { z } from 'zod'
 import { SETTINGS, type Setting } from './settings.ts'
 
 const settings: readonly Setting[] = Object.values(SETTINGS)
@@ -57,4 +58,49 @@ export function renderHelmEnv(): string {
     ]),
     '',
   ].join('\n')
+}
+
+/** What the blocks of renderHelmEnv may hold, as JSON schemas; '' leaves the default everywhere. */
+export function renderHelmEnvSchema(): { env: object; secretEnv: object } {
+  const closed = (properties: object) => ({
+    type: 'object',
+    additionalProperties: false,
+    properties,
+  })
+  const pick = (secret: boolean, schemaOf: (setting: Setting) => object) =>
+    closed(
+      Object.fromEntries(
+        settings
+          .filter((setting) => (setting.secret ?? false) === secret)
+          .map((setting) => [setting.env, schemaOf(setting)]),
+      ),
+    )
+  const secretKey = { type: 'string', minLength: 1 }
+  return { env: pick(false, helmSchema), secretEnv: pick(true, () => secretKey) }
+}
+
+/** Numbers and booleans may be written as such, or as the texts that variables are. */
+function helmSchema({ schema }: Setting): object {
+  const {
+    type,
+    minimum,
+    maximum,
+    pattern,
+    enum: values,
+  } = z.toJSONSchema(schema, {
+    io: 'input',
+    unrepresentable: 'any',
+  })
+  if (type === 'integer' || type === 'number') {
+    const digits = type === 'integer' ? '^[0-9]*$' : '^[0-9]*([.][0-9]+)?$'
+    return {
+      anyOf: [
+        { type, minimum, maximum },
+        { type: 'string', pattern: digits },
+      ],
+    }
+  }
+  if (schema.safeParse('true').data === true) return { enum: ['', true, false, 'true', 'false'] }
+  if (values !== undefined) return { enum: ['', ...values] }
+  return { type: 'string', ...(pattern !== undefined && { pattern: `^$|${pattern}` }) }
 }
