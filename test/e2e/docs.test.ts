@@ -9,7 +9,7 @@ import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { delimiter, join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { type TestContext, test } from 'node:test'
 import { privateRedis } from '@sluice/testkit'
@@ -18,6 +18,8 @@ import { hidesRefusals, isAsSaid, scriptOf, stepsOf } from '../support/doc-comma
 
 const ROOT = new URL('../../', import.meta.url).pathname
 const LINES_MAX = 120
+/** With the project's own commands, as npx finds them. */
+const PATH = [join(ROOT, 'node_modules/.bin'), process.env['PATH']].join(delimiter)
 /** Made from lists, or lists themselves: nothing in them to run. */
 const WITHOUT_COMMANDS = [
   'client-api.md',
@@ -75,7 +77,7 @@ async function runPage(t: TestContext, file: string, http: string): Promise<void
   t.after(() => rmSync(output, { recursive: true }))
   const child = spawn('bash', ['-c', scriptOf(steps)], {
     cwd: output,
-    env: { ...process.env, OUTPUT: output, SLUICE: http, AUTH: CREDENTIAL },
+    env: { ...process.env, PATH, OUTPUT: output, SLUICE: http, AUTH: CREDENTIAL },
     stdio: ['ignore', 'ignore', 'pipe'],
     detached: true, // a group of its own: what a page starts ends with it
   })
