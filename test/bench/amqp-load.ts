@@ -128,16 +128,9 @@ export async function startProducer(
   const select = encodeMethod(1, { name: 'confirm.select', noWait: false })
   const wire = new Wire(url, [select], METHOD_IDS['confirm.select-ok'])
   await wire.ready
-  const flags = { mandatory: false, immediate: false }
   const properties = encodeProperties({ deliveryMode: persistent ? 2 : 1 })
   const content = encodeContent(1, properties, Buffer.alloc(bodyBytes), FRAME_MAX)
-  const { exchange, keys } = to
-  const frames = keys.map((routingKey) =>
-    Buffer.concat([
-      encodeMethod(1, { name: 'basic.publish', exchange, routingKey, ...flags }),
-      content,
-    ]),
-  )
+  const frames = publishes(to, content)
   const one = frames[0]!
   const bodyAt = one.length - 1 - bodyBytes
   // Each key as often as the others, however many are sent at a time.
@@ -195,6 +188,14 @@ export async function startProducer(
     },
     close: () => wire.close(),
   }
+}
+
+/** A whole publish for each routing key. */
+function publishes({ exchange, keys }: LoadOptions['to'] & {}, content: Buffer): Buffer[] {
+  const flags = { exchange, mandatory: false, immediate: false }
+  return keys.map((routingKey) =>
+    Buffer.concat([encodeMethod(1, { name: 'basic.publish', routingKey, ...flags }), content]),
+  )
 }
 
 /** How many publishes are confirmed: brokers may confirm single ones ahead of others. */

@@ -3,9 +3,9 @@
  * consumer beside a fast one, a long queue, one huge message, and a publisher faster than Redis.
  *
  * Method: a private Redis (`everysec`) with the broker in one process of its own, raw frames from
- * this one (amqp-load.ts), 256-byte bodies, persistent. RabbitMQ, where there is one, in turn in the
- * same run. Rates are deliveries a second, medians of three rounds. Memory is the broker's resident
- * set. `SHORT=1`, `ROUND_MS`; arguments: only shapes whose name contains one. Linux.
+ * this one (amqp-load.ts), 256-byte bodies, persistent. RabbitMQ, where there is one, in turn in
+ * the same run. Rates are deliveries a second, medians of three rounds. Memory is the broker's
+ * resident set. `SHORT=1`, `ROUND_MS`; arguments: only shapes whose name contains one. Linux.
  */
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'

@@ -9,8 +9,9 @@
  *   --scenario=TEXT            only scenarios whose name contains it
  *   --record                   keep what RabbitMQ answers in recorded.json
  *
- * Installs the clients it can (install.ts), and fetches a Redis where there is none. RABBITMQ_URL and SLUICE_AMQP_URL name brokers that run
- * already; else they are started and stopped. Without a RabbitMQ, Sluice is held to recorded.json.
+ * Installs the clients it can (install.ts), and fetches a Redis where there is none.
+ * RABBITMQ_URL and SLUICE_AMQP_URL name brokers that run already; else they are started and
+ * stopped. Without a RabbitMQ, Sluice is held to recorded.json.
  * Prints a table for each broker, then whatever differs. Exit code 1 when a scenario fails on
  * Sluice, or ends otherwise than on RabbitMQ where differences.ts does not say why.
  */
