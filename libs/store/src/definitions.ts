@@ -6,6 +6,7 @@
  *   version      counts commits; a plain GET reads it, as publishes do
  *   stamp        random, of the last commit
  *   changes      stream, an entry per commit: id `<version>-0`, its stamp and its changes
+ *   format       see format.ts
  *   hint         channel: a commit happened. Hints may get lost, so readers also look by themselves
  *
  * What the fields mean is up to libs/topology.

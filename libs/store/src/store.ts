@@ -8,6 +8,7 @@ import { type Appended, BrokerError, type Durability, limits, type Report } from
 import type { Redis } from 'ioredis'
 import { Budget } from './budget.ts'
 import { Definitions } from './definitions.ts'
+import { checkFormat } from './format.ts'
 import { Jobs } from './jobs.ts'
 import { directChannel, parseQueueBase } from './keys.ts'
 import type { QueueContext } from './queue-context.ts'
@@ -63,6 +64,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     const [writes, work, subscriber] = connections as [Redis, Redis, Redis]
     const state = await readServerState(work)
     checkServer(state, options.allowEviction ?? false)
+    await checkFormat(work)
     const store = new Store(options, { writes, work, subscriber }, state)
     await store.slot.open()
     return store
