@@ -71,7 +71,7 @@ test('declare, publish, look, consume, delete', async (t) => {
   await done('publish q --lines --rate 50', `${'line\n'.repeat(50)}`)
   assert.ok(performance.now() - begun > 800, 'a rate is kept')
 
-  assert.match(await done('ls'), /QUEUE +READY[^]*\nq +54 +0/)
+  assert.match(await done('ls'), /QUEUE +READY[\s\S]*\nq +54 +0/)
   assert.equal(JSON.parse(lines(await done('peek q -n 1 --json'))[0]!).body, 'hello')
   const consumed = lines(await done('consume q -n 4'))
   assert.deepEqual(consumed, ['hello', '{"from":"stdin"}', '{"n":1}', '{"n":2}'])

@@ -48,8 +48,8 @@ export {
   QueueStore,
 } from './queue-store.ts'
 export { encodeRecord, type MessageRecord } from './record.ts'
-export { REDIS_ACL } from './redis-acl.ts'
 export { type ServerState, unavailable } from './redis.ts'
+export { REDIS_ACL } from './redis-acl.ts'
 export {
   type FoundRequest,
   isOver,
