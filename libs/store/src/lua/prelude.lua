@@ -155,8 +155,8 @@ local function ttlOf(bytes, at)
   return (struct.unpack('>I6', bytes, at + 1))
 end
 
--- How long a message with this time to live stays, ms. One of 0 is stored only where somebody waits
--- for it (append.lua), who gets that long to take it: a hint may be lost, and is made up for in 1 s.
+-- How long a message with this time to live stays, ms. One of 0 is stored only where somebody
+-- waits for it (append.lua), who gets that long: a hint may be lost, and is made up for in 1 s.
 local function lifetime(ttl)
   return ttl == 0 and 1000 or ttl
 end
