@@ -25,9 +25,9 @@ test('a burst drains at the rate of the backend, and nothing is lost or dead-let
   assert.equal(seen.accepted, seen.messages, 'lost')
   assert.equal(seen.deadLettered, 0)
   assert.ok(seen.aboveRate <= shape.burst, `${seen.aboveRate} above the rate`)
-  assert.ok(seen.processesEnded >= 2)
+  assert.ok(seen.processesEnded >= (SHORT ? 1 : 2))
   // Until it is noticed that the backend is back, and while the rate grows again.
-  const noticedMs = 2_500
+  const noticedMs = 5_000
   const most = (size.messages / shape.perSecond) * 1_100 + size.awayMs + (SHORT ? noticedMs : 0)
   assert.ok(seen.acceptedMs <= most, `${seen.acceptedMs} ms, at most ${most}`)
 })
@@ -60,5 +60,8 @@ test('paused through one process, all stop within a second; resumed, all go on',
   const { unacked } = await vhost.counts('orders')
   assert.equal(unacked, 0, 'nothing is held')
   assert.ok((await post('resume')).status < 300)
-  await waitFor(async () => (await count()) === messages, { what: 'the rest' })
+  await waitFor(async () => (await count()) === messages, {
+    what: 'the rest',
+    timeoutMs: 30_000,
+  })
 })

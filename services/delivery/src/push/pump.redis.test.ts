@@ -331,6 +331,23 @@ test('paused nothing is sent and nothing is held; resumed it goes on', async (t)
   assert.equal(backend.arrivals.length, 10)
 })
 
+test('paused while others had all permits, it goes on once it is resumed', async (t) => {
+  const { queue, backend, start, publish } = await setup(t)
+  backend.answer = () => ({ status: 200, afterMs: backend.arrivals.length === 1 ? 500 : 0 })
+  const shape = { concurrencyMax: 1 }
+  const one = await start({ shape })
+  await publish('first')
+  await waitFor(() => backend.arrivals.length === 1, { what: 'the first' })
+  const other = await start({ shape })
+  await publish('second', 'third', 'fourth')
+  const waits = () => other.throttles.includes('concurrency')
+  await waitFor(waits, { what: 'the other to find no permit' })
+  other.configure({ shape, paused: true })
+  await one.close()
+  other.configure({ shape })
+  await waitFor(() => drained(queue), { what: 'the queue to drain' })
+})
+
 test('outside its windows it sends nothing', async (t) => {
   const { queue, backend, start, publish } = await setup(t)
   const never = { days: ['mon'], from: '00:00', to: '00:01', timeZone: 'UTC' }

@@ -211,7 +211,9 @@ export class Pump implements Consumer {
   #running(): number {
     const { share, scarce } = this.#allowance
     const wanted = Math.max(1, Math.floor(this.#concurrency.limit * share))
-    return scarce ? Math.min(wanted, this.#allowance.permits(performance.now())) : wanted
+    const permits = this.#allowance.permits(performance.now())
+    // With none it asks again, once there is a message to ask for.
+    return scarce && permits > 0 ? Math.min(wanted, permits) : wanted
   }
 
   #lookAhead(): number {
