@@ -8,8 +8,9 @@
   its breaker is open; then, whenever a probe is due, one slot to one process. After an outage the
   rate grows from a tenth to the whole over rampMs, and begins without a burst.
 
-  Permits are lent until the lease ends, so those of a process that died come back. One that others
-  want shares evenly with them as its requests end.
+  Permits are lent until the lease ends, so those of a process that died come back. Processes that
+  want them share evenly: one that has more in use is told its share, and frees the rest as requests
+  end.
 
   Two keys behind the base: 'state', a hash: base (ms), until (ms: left alone), open (times the
   breaker tripped in a row), probe (ms), closed (ms: when the breaker closed); 'permits', a hash:
@@ -72,8 +73,8 @@ local function lendPermits()
   for _, wants in ipairs(others) do
     claimed = claimed + math.min(wants, fair)
   end
-  local granted = math.min(asked, most - taken, math.max(fair, most - claimed))
-  granted = math.max(granted, inUse, 0)
+  local due = math.max(0, math.min(asked, most - taken, math.max(fair, most - claimed)))
+  local granted = math.max(due, inUse) -- what is in use counts until it ends
   if asked == 0 and granted == 0 then
     call('HDEL', PERMITS, holder)
   else
@@ -81,7 +82,7 @@ local function lendPermits()
     call('HSET', PERMITS, holder, string.format('%d %d %d', granted, asked, deadline))
     call('PEXPIRE', PERMITS, KEPT_MS)
   end
-  return granted
+  return due
 end
 
 -- Slots
