@@ -8,7 +8,7 @@ interface Row {
 
 const GENERATED = '# Generated from libs/config'
 
-/** The rows of a values.yaml in the style of ours: two spaces a level, comments before their key. */
+/** Of a values.yaml in the style of ours: two spaces a level, comments before their key. */
 function rowsOf(values: string): Row[] {
   const rows: Row[] = []
   const parents: string[] = []
