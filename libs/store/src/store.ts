@@ -394,7 +394,8 @@ export class Store {
   }
 
   #openReplicated(): Redis {
-    this.#replicated ??= twinOf(this.#options, 'writes')
+    // Not 'writes': a WAIT that is sent again over another connection answers for nothing.
+    this.#replicated ??= twinOf(this.#options, 'work')
     return this.#replicated
   }
 }
