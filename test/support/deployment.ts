@@ -161,8 +161,14 @@ export async function deploy(
   })
   const serving = (service: string) =>
     clients.filter((_, index) => lists[index]!.split(' ').includes(service))
-  const routers = serving('router')
-  const deliveries = serving('delivery')
+  return deploymentOf(serving('router'), serving('delivery'), processes)
+}
+
+function deploymentOf(
+  routers: readonly HttpClient[],
+  deliveries: readonly HttpClient[],
+  processes: readonly ServiceProcess[],
+): Deployment {
   return {
     routers,
     deliveries,
@@ -181,11 +187,34 @@ export type Story = readonly [
   tell: (vhost: Vhost, deployment: Deployment) => Promise<void>,
 ]
 
-/** Tells the stories to each layout: one after the other in the same processes. */
+/** A broker that somebody else runs. */
+function deployedAt(t: TestContext, router: string, delivery: string): Deployment {
+  const routers = [httpClient(router)]
+  const deliveries = [httpClient(delivery)]
+  t.after(() => {
+    for (const client of [...routers, ...deliveries]) client.close()
+  })
+  return deploymentOf(routers, deliveries, [])
+}
+
+/**
+ * Tells the stories to each layout: one after the other in the same processes. With E2E_ROUTER and
+ * E2E_DELIVERY, two base URLs, to the broker there instead.
+ */
 export function tell(stories: readonly Story[]): void {
-  for (const [layout, services] of Object.entries(LAYOUTS)) {
+  const { E2E_ROUTER: router, E2E_DELIVERY: delivery } = process.env
+  const layouts =
+    router !== undefined && delivery !== undefined
+      ? { [router]: async (t: TestContext) => deployedAt(t, router, delivery) }
+      : Object.fromEntries(
+          Object.entries(LAYOUTS).map(([layout, services]) => [
+            layout,
+            (t: TestContext) => deploy(t, services),
+          ]),
+        )
+  for (const [layout, open] of Object.entries(layouts)) {
     test(layout, async (t) => {
-      const deployment = await deploy(t, services)
+      const deployment = await open(t)
       for (const [title, story] of stories) {
         await t.test(title, async () => {
           const vhost = await deployment.vhost()
