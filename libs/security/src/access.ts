@@ -70,7 +70,8 @@ export class Access {
     const wait = () => {
       const leftMs = this.#expiresAt(principal) - this.#options.nowMs()
       if (leftMs === Number.POSITIVE_INFINITY) return
-      const late = () => (leftMs > TIMER_MS_MAX ? wait() : changed())
+      // The clock is Redis's as it is known here, and may have been set back a little meanwhile.
+      const late = () => (this.#expiresAt(principal) > this.#options.nowMs() ? wait() : changed())
       timer = setTimeout(late, Math.min(Math.max(leftMs + 1, 0), TIMER_MS_MAX))
       timer.unref()
     }
