@@ -29,7 +29,7 @@ async function setup(t: TestContext) {
   /** Another process, with a wire to Redis that can be cut. */
   const wired = async () => {
     const wire = await tcpProxy(Number(new URL(url).port))
-    t.after(() => wire.close())
+    t.after(() => t.after(() => wire.close())) // last: a store would look for it, and find others
     return { wire, ...(await open(`redis://127.0.0.1:${wire.port}`)) }
   }
   return { slot, queue, redis, open, wired, feed, ended: () => ended }

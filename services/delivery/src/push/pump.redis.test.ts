@@ -13,7 +13,7 @@ import {
   type QueueStore,
   type Store,
 } from '@sluice/store'
-import { privateRedis, waitFor, withRedis } from '@sluice/testkit'
+import { privateRedis, waitFor } from '@sluice/testkit'
 import type { QueueEntry } from '@sluice/topology'
 import { Feeds } from '../feeds.ts'
 import { register } from '../registration.ts'
@@ -47,9 +47,9 @@ async function setup(
   args: Readonly<Record<string, unknown>> = {},
   redisUrl?: string,
 ) {
-  const shared = await withRedis(t)
-  const { vhost } = shared
-  const url = redisUrl ?? shared.url
+  // Of its own: reapers of other tests would clear away a queue that no topology has.
+  const url = redisUrl ?? (await privateRedis(t, { aof: false })).url
+  const vhost = 'test'
   const reported: unknown[] = []
   const all = { ...QUEUE_SETTINGS_DEFAULT, ...settings }
   const backend = await new TestBackend().open(t)
