@@ -51,6 +51,8 @@ export interface StoreOptions extends RedisTarget {
  */
 const VERSION_MIN = 7
 const STATE_EVERY_MS = 1_000
+/** A look comes early once this much of the room for messages was used. */
+const EARLY_LOOK_SHARE = 0.25
 /** How long a closing store waits for Redis to answer what was sent. */
 const CLOSE_MS_MAX = 5_000
 
@@ -110,6 +112,9 @@ export class Store {
   readonly #queues = new Map<string, QueueStore>()
   readonly #flushes: (() => void)[] = []
   #backlogBytes = 0
+  /** Since the last look at the server's state. */
+  #storedBytes = 0
+  #lookingEarly = false
   #closing = false
   readonly #context: QueueContext
 
@@ -142,6 +147,7 @@ export class Store {
       batch: options.batch,
       backlog: (bytes) => {
         this.#backlogBytes += bytes
+        if (bytes < 0) this.#stored(-bytes)
       },
       refusal: (safety) => this.#refusal(safety),
       safety: safetyOf(options.durability ?? 'memory'),
@@ -153,15 +159,7 @@ export class Store {
     }
     this.#stateTimer = setInterval(() => {
       this.#measureRoundTrip()
-      readServerState(work).then(
-        (state) => {
-          this.#state = state
-          this.#stateFresh = true
-        },
-        () => {
-          this.#stateFresh = false // Redis is away; every caller that needs it says so
-        },
-      )
+      this.#look().catch(options.report)
     }, STATE_EVERY_MS)
     this.#stateTimer.unref()
   }
@@ -363,6 +361,30 @@ export class Store {
     })
   }
 
+  async #look(): Promise<void> {
+    this.#storedBytes = 0
+    try {
+      this.#state = await readServerState(this.#work)
+      this.#stateFresh = true
+    } catch {
+      this.#stateFresh = false // Redis is away; every caller that needs it says so
+    }
+  }
+
+  /** Looks at once when much of the room for messages was used since the last look. */
+  #stored(bytes: number): void {
+    const { maxMemory, usedMemory } = this.#state
+    this.#storedBytes += bytes
+    const room = maxMemory * this.#memoryMark - usedMemory
+    if (maxMemory === 0 || this.#lookingEarly || room < 0) return
+    if (this.#storedBytes < room * EARLY_LOOK_SHARE) return
+    this.#lookingEarly = true
+    const looked = this.#look().finally(() => {
+      this.#lookingEarly = false
+    })
+    looked.catch(this.#options.report)
+  }
+
   #measureRoundTrip(): void {
     const { roundTrip } = this.#options
     if (roundTrip === undefined) return
@@ -373,9 +395,13 @@ export class Store {
     )
   }
 
+  get #memoryMark(): number {
+    return this.#options.memoryHigh ?? 0.85
+  }
+
   get #memoryHigh(): boolean {
     const { maxMemory, usedMemory } = this.#state
-    return maxMemory > 0 && usedMemory > maxMemory * (this.#options.memoryHigh ?? 0.85)
+    return maxMemory > 0 && usedMemory > maxMemory * this.#memoryMark
   }
 
   /** Why nothing may be stored right now. */

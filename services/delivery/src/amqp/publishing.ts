@@ -163,6 +163,7 @@ export class Publishing implements PublishReply {
     // It may take long, and must not keep the socket's buffer that it is a view of.
     const kept = { properties: Buffer.from(message.properties), body: Buffer.from(message.body) }
     this.#held.push({ ...open, message: { ...message, ...kept } })
+    this.#channel.connection.published() // tells why its confirm does not come
     this.#retry ??= setTimeout(() => {
       this.#retry = undefined
       for (const again of this.#held.splice(0)) this.#publish(again)
