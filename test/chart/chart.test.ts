@@ -6,6 +6,7 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { before, describe, test } from 'node:test'
+import { METRICS } from '@sluice/telemetry'
 import { CHART, Helm, type Manifest, type Values } from './helm.ts'
 
 const PASSWORD = 'correct-horse-battery'
@@ -178,6 +179,17 @@ describe('settings and secrets', { skip }, () => {
         const [command, seconds] = containers[0].lifecycle.preStop.exec.command
         assert.equal(command, 'sleep')
         assert.ok(grace >= drain + Number(seconds) + 5, `${name}: ${grace} s`)
+      }
+    }
+  })
+
+  test('what scales asks for a metric that there is', () => {
+    for (const { spec } of all().filter(({ kind }) => kind === 'ScaledObject')) {
+      const asked = spec.triggers.filter(({ type }: Manifest) => type === 'prometheus')
+      for (const { metadata } of asked) {
+        const [, name, label] = /\((\w+)\{(\w+)=/.exec(metadata.query) ?? []
+        const metric = Object.values(METRICS).find((known) => known.name === name)
+        assert.ok(metric && Object.hasOwn(metric.labels, label!), metadata.query)
       }
     }
   })

@@ -1,4 +1,4 @@
-/** A suite on the Redis that the tests start in a container, where no redis-server is to be found. */
+/** A suite on the Redis that tests start in a container, where no redis-server is to be found. */
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
