@@ -54,6 +54,7 @@ export class Connections {
   /** Runs a request on a connection that no other uses meanwhile; one that failed is let go. */
   async use(request: (client: Client) => Promise<Exchange>): Promise<Exchange> {
     const kept = this.#free.pop() ?? this.#open()
+    if (this.#closed) await kept.client.destroy() // then the request fails at once
     const exchange = await request(kept.client)
     const old = performance.now() - kept.madeMs > CONNECTION_AGE_MS_MAX
     if (exchange.failure === undefined && !old && !this.#closed) {
