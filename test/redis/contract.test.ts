@@ -28,7 +28,7 @@ for (const [name, start] of [
     // A test runner inside a test would report to the outer one.
     const { NODE_TEST_CONTEXT: _, ...env } = process.env
     const args = ['--test', '--test-concurrency=2', '--test-timeout=120000', ...FILES]
-    const options = { env: { ...env, REDIS_URL: url }, detached: true } // a group that can be killed
+    const options = { env: { ...env, REDIS_URL: url }, detached: true } // as a group
     const child = spawn(process.execPath, args, options)
     const end = () => child.exitCode ?? process.kill(-child.pid!, 'SIGKILL')
     const late = setTimeout(end, RUN_MS_MAX)

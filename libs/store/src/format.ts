@@ -13,7 +13,7 @@ import { TOPOLOGY_BASE } from './keys.ts'
 const FORMAT = 1
 const FORMAT_KEY = `${TOPOLOGY_BASE}format`
 
-/** Throws store_unavailable when what is stored is of a newer version; an empty Redis becomes ours. */
+/** Throws store_unavailable when what is stored is of a newer version. An empty Redis gets ours. */
 export async function checkFormat(redis: Redis): Promise<void> {
   const known = await redis.set(FORMAT_KEY, FORMAT, 'NX', 'GET')
   if (known === null || Number(known) <= FORMAT) return

@@ -8,6 +8,6 @@ export {
   type SharedRedis,
   withRedis,
 } from './redis.ts'
-export { privateCluster, privateSentinel, type RedisGroup } from './redis-group.ts'
+export { moveSlot, privateCluster, privateSentinel, type RedisGroup } from './redis-group.ts'
 export { findRedisServer } from './redis-server.ts'
 export { waitFor } from './wait-for.ts'

@@ -131,6 +131,29 @@ export async function privateCluster(
   return { url: `redis+cluster://${hosts}`, servers, primaries, whole }
 }
 
+/** Moves a key's slot to another primary of a cluster, as a resharding does, while it is used. */
+export async function moveSlot({ primaries }: RedisGroup, key: string): Promise<void> {
+  const current = await primaries()
+  const slot = Number(await current[0]!.redis.cluster('KEYSLOT', key))
+  const keysOf = ({ redis }: PrivateRedis, count: number) =>
+    redis.cluster('GETKEYSINSLOT', slot, count) as Promise<string[]>
+  const counts = await Promise.all(current.map((server) => keysOf(server, 1)))
+  const source = current[counts.findIndex((keys) => keys.length > 0)]
+  if (source === undefined) throw new Error(`there is no key in slot ${slot}`)
+  const target = current[(current.indexOf(source) + 1) % current.length]!
+  const [from, to] = await Promise.all([source, target].map(({ redis }) => redis.cluster('MYID')))
+  await target.redis.call('CLUSTER', 'SETSLOT', slot, 'IMPORTING', String(from))
+  await source.redis.call('CLUSTER', 'SETSLOT', slot, 'MIGRATING', String(to))
+  for (;;) {
+    const keys = await keysOf(source, 10)
+    if (keys.length === 0) break
+    await source.redis.call('MIGRATE', '127.0.0.1', target.port, '', 0, 5_000, 'KEYS', ...keys)
+  }
+  for (const { redis } of [target, source]) {
+    await redis.call('CLUSTER', 'SETSLOT', slot, 'NODE', String(to))
+  }
+}
+
 async function nodesOf({ redis }: PrivateRedis): Promise<string> {
   return String(await redis.cluster('NODES'))
 }
