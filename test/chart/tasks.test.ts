@@ -2,9 +2,12 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { test } from 'node:test'
-import { withRedis } from '@sluice/testkit'
+import { findRedisServer, freePort, withRedis } from '@sluice/testkit'
 import { AUTHORIZATION, withBroker } from '../support/broker.ts'
 import { CHART, Helm, type Manifest, ROOT } from './helm.ts'
 
@@ -48,6 +51,37 @@ test('definitions from values are there after the job, as often as it runs', asy
   const answer = await fetch(`${http}/v1/vhosts/chart/queues/orders`, { headers })
   assert.equal(answer.status, 200)
   await fetch(`${http}/v1/vhosts/chart`, { method: 'DELETE', headers })
+})
+
+test('the bundled Redis has a password, and is one that the broker starts on', async (t) => {
+  const helm = Helm.find()
+  if (helm === undefined) return t.skip('helm cannot be fetched')
+  const binary = findRedisServer()
+  if (binary === undefined) return t.skip('there is no redis-server')
+  const objects = await helm.template({
+    redis: { bundled: true, password: 'staple' },
+    adminPassword: PASSWORD,
+  })
+  const { spec } = objects.find(({ kind }) => kind === 'StatefulSet')
+  const [container] = spec.template.spec.containers
+  const [port, dir] = [await freePort(), mkdtempSync(join(tmpdir(), 'sluice-bundled-'))]
+  const args: string[] = container.args.map((arg: string) =>
+    arg.replace('$(REDISCLI_AUTH)', 'staple').replace('/data', dir),
+  )
+  const server = spawn(binary, [...args, '--port', String(port), '--bind', '127.0.0.1'])
+  const ended = once(server, 'close')
+  const end = async () => {
+    server.kill('SIGKILL')
+    await ended
+    rmSync(dir, { recursive: true })
+  }
+  t.after(() => t.after(end)) // after the broker
+  const url: string = objects.find(({ kind }) => kind === 'Secret').stringData['redis-url']
+  assert.equal(url, 'redis://:staple@broker-sluice-redis:6379')
+  const redisUrl = url.replace('broker-sluice-redis:6379', `127.0.0.1:${port}`)
+  const { http } = await withBroker(t, { redisUrl })
+  const { status } = await fetch(`${http}/readyz`)
+  assert.equal(status, 200)
 })
 
 const envNames = ({ env }: Manifest): string[] => env.map(({ name }: Manifest) => name)

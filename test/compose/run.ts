@@ -75,8 +75,14 @@ async function ready(clients: readonly HttpClient[]): Promise<void> {
   }
 }
 
-/** Each process is no root, has no capability, cannot get any, and cannot write to its image. */
+/**
+ * Each process is no root, has no capability, cannot get any, and cannot write to its image; within
+ * that, the image's own health check works.
+ */
 async function confined(stack: Stack): Promise<void> {
+  const health = '{{json .Config.Healthcheck.Test}}'
+  const asked = await stack.docker('image', 'inspect', '--format', health, IMAGE)
+  const [, ...check]: string[] = JSON.parse(asked)
   for (const service of SERVICES) {
     const id = await stack.container(service)
     const status = await stack.docker('exec', id, 'cat', '/proc/1/status')
@@ -86,6 +92,7 @@ async function confined(stack: Stack): Promise<void> {
     assert.match(status, /^CapBnd:\s+0+$/m)
     assert.match(status, /^NoNewPrivs:\s+1$/m)
     await assert.rejects(stack.docker('exec', id, 'touch', '/app/x'), /Read-only file system/)
+    await stack.docker('exec', id, ...check)
   }
   say('no root, no capabilities, a read-only file system')
 }
