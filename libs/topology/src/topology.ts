@@ -46,14 +46,14 @@ import { removeBinding, removeExchange, removeQueue, removeRest } from './remova
 import { RoutingTable, vhostNotFound } from './routing-table.ts'
 
 export interface TopologyOptions {
-  /** How long a new vhost's `amq.dead-letters` keeps a message. Default 14 days. */
+  /** How long a new vhost's `amq.dead-letters` keeps a message. Default 7 days. */
   readonly deadLetterTtlMs?: number
   /** How many it keeps; the oldest go first. Default 1 000 000. */
   readonly deadLetterLengthMax?: number
 }
 
 export const TOPOLOGY_DEFAULTS = {
-  deadLetterTtlMs: 14 * 86_400_000,
+  deadLetterTtlMs: 7 * 86_400_000,
   deadLetterLengthMax: 1_000_000,
 } as const satisfies Required<TopologyOptions>
 
