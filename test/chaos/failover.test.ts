@@ -8,6 +8,8 @@
  * comes back once another has taken over, and what was only stopped still believes to be a primary.
  * In a cluster a queue moves to another primary before each time.
  *
+ * Each primary has one replica. Of two, one may confirm what a primary that was cut off still takes,
+ * while the other has been promoted.
  * Nothing confirmed with `replicas=1` may be missing. With `memory` the last confirms before a kill
  * may be: how many, and how old, is measured and printed. Nothing is stored twice, and the longest
  * gap between two confirms of a publisher is measured too.
@@ -73,7 +75,7 @@ for (const [name, start] of [
   ['a cluster', privateCluster],
 ] as const) {
   test(`with ${name}, a primary that goes costs nothing that a replica had to have`, async (t) => {
-    const group = await start(t, { fsync: 'everysec' })
+    const group = await start(t, { fsync: 'everysec', replicas: 1 })
     const deployment = await deploy(t, ['router delivery reaper', 'router delivery reaper'], {
       redisUrl: group.url,
     })
@@ -215,7 +217,8 @@ async function report(t: TestContext, lines: ReadonlyMap<string, Line>, kills: r
     }
     t.diagnostic(JSON.stringify(figures))
     if (durability === 'replicas=1') assert.equal(figures.lost, 0, JSON.stringify(figures))
-    assert.ok(figures.gapMs <= GAP_MS_MAX, JSON.stringify(figures))
+    // The others wait besides until there is a replica again.
+    if (durability === 'memory') assert.ok(figures.gapMs <= GAP_MS_MAX, JSON.stringify(figures))
   }
 }
 
