@@ -30,7 +30,8 @@ async function setup(t: TestContext) {
   const wired = async () => {
     const wire = await tcpProxy(Number(new URL(url).port))
     t.after(() => t.after(() => wire.close())) // last: a store would look for it, and find others
-    return { wire, ...(await open(`redis://127.0.0.1:${wire.port}`)) }
+    const far = Object.assign(new URL(url), { port: String(wire.port) })
+    return { wire, ...(await open(far.href)) }
   }
   return { slot, queue, redis, open, wired, feed, ended: () => ended }
 }

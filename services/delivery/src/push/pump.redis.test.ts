@@ -261,6 +261,7 @@ test('a message that breaks a healthy endpoint dies, though it looks like an out
   } finally {
     clearInterval(more)
   }
+  await waitFor(() => drained(queue), { what: 'the queue to drain' })
 })
 
 test('per key in order: a key that fails keeps to itself', async (t) => {
