@@ -8,8 +8,8 @@
  * comes back once another has taken over, and what was only stopped still believes to be a primary.
  * In a cluster a queue moves to another primary before each time.
  *
- * Each primary has one replica. Of two, one may confirm what a primary that was cut off still takes,
- * while the other has been promoted.
+ * Each primary has one replica. Of two, one may confirm what a primary that was cut off still
+ * takes, while the other has been promoted.
  * Nothing confirmed with `replicas=1` may be missing. With `memory` the last confirms before a kill
  * may be: how many, and how old, is measured and printed. Nothing is stored twice, and the longest
  * gap between two confirms of a publisher is measured too.
