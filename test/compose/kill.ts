@@ -8,7 +8,7 @@ import type { Stack } from './engine.ts'
 const VICTIMS = ['router', 'delivery', 'reaper', 'redis'] as const
 const QUEUE = '/v1/vhosts/%2F/queues/killed'
 const LEASE_MS = 3_000
-const TRY_AGAIN_MS = 200
+const PAUSE_MS = 200
 const DRAIN_MS_MAX = 120_000
 
 export async function killUnderLoad(
@@ -24,13 +24,14 @@ export async function killUnderLoad(
   const publishing = publish(router, confirmed, killing.signal)
   const seen = new Map<string, number>()
   const drained = new AbortController()
-  const consuming = consume(delivery, seen, drained.signal)
+  const consuming = consume(delivery, seen, { hurry: killing.signal, stop: drained.signal })
   try {
     for (const victim of VICTIMS) {
       await sleep(1_000)
       const id = await stack.container(victim)
       await stack.docker('kill', id)
       const before = confirmed.size
+      assert.ok(before > seen.size, 'nothing waits: there is nothing to lose')
       await stack.docker('start', id)
       const flows = () => confirmed.size > before + 20
       await waitFor(flows, { what: `messages after ${victim} died`, timeoutMs: DRAIN_MS_MAX })
@@ -61,26 +62,31 @@ async function publish(router: HttpClient, confirmed: Set<string>, stop: AbortSi
         ({ status }) => status === 200,
         () => false,
       )
-    while (!(await send()) && !stop.aborted) await sleep(TRY_AGAIN_MS)
+    while (!(await send()) && !stop.aborted) await sleep(PAUSE_MS)
     if (!stop.aborted) confirmed.add(body)
     await sleep(5)
   }
 }
 
-/** Counts how often each message came. */
-async function consume(delivery: HttpClient, seen: Map<string, number>, stop: AbortSignal) {
+/** Counts how often each message came. Slower than they are published until it is to hurry. */
+async function consume(
+  delivery: HttpClient,
+  seen: Map<string, number>,
+  { hurry, stop }: { hurry: AbortSignal; stop: AbortSignal },
+) {
   while (!stop.aborted) {
     try {
-      const request = { max: 20, waitMs: 500, leaseMs: LEASE_MS }
+      const request = { max: hurry.aborted ? 100 : 3, waitMs: 500, leaseMs: LEASE_MS }
       const leased = await delivery.request('POST', `${QUEUE}/leases`, { body: request })
       const messages: { body: string; token: string }[] = leased.json?.messages ?? []
-      if (leased.status !== 200) await sleep(TRY_AGAIN_MS)
       for (const { body } of messages) seen.set(body, (seen.get(body) ?? 0) + 1)
       const settlements = messages.map(({ token }) => ({ token, outcome: 'ack' }))
-      if (settlements.length === 0) continue
-      await delivery.request('POST', `${QUEUE}/settlements`, { body: { settlements } })
+      if (settlements.length > 0) {
+        await delivery.request('POST', `${QUEUE}/settlements`, { body: { settlements } })
+      }
+      if (leased.status !== 200 || !hurry.aborted) await sleep(PAUSE_MS)
     } catch {
-      await sleep(TRY_AGAIN_MS) // it is being killed; what was leased comes again
+      await sleep(PAUSE_MS) // it is being killed; what was leased comes again
     }
   }
 }
