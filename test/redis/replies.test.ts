@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { BrokerError } from '@sluice/core'
-import { openStore, QUEUE_SETTINGS_DEFAULT, type Store } from '@sluice/store'
+import { openStore, QUEUE_SETTINGS_DEFAULT, REDIS_ACL, type Store } from '@sluice/store'
 import { moveSlot, privateCluster, privateRedis, waitFor } from '@sluice/testkit'
 import { drain, publish } from '../../libs/store/src/test-queue.ts'
 import { tcpProxy } from '../support/tcp-proxy.ts'
@@ -105,4 +105,21 @@ test('MOVED and ASK: a slot that moves while it is used is followed', async (t) 
   await until(store, stored)
   const said = await Promise.all(group.servers.map(({ redis }) => redis.info('errorstats')))
   assert.match(said.join(), /errorstat_MOVED/)
+})
+
+test('the ACL that is advised is enough in a cluster', async (t) => {
+  const group = await privateCluster(t, { aof: false })
+  const login = ['sluice', 'on', '>secret', ...REDIS_ACL] as const
+  for (const { redis } of group.servers) await redis.acl('SETUSER', ...login)
+  const url = group.url.replace('://', '://sluice:secret@')
+  const store = await openStore({
+    url,
+    report: (error) => assert.fail(String(error)),
+    durability: 'replicas=1',
+  })
+  t.after(() => store.close())
+  const queue = store.queue('/', 'q', 1, QUEUE_SETTINGS_DEFAULT)
+  await queue.create()
+  assert.deepEqual(await publish(queue, 'a'), ['stored'])
+  assert.deepEqual(await drain(queue), ['a'])
 })

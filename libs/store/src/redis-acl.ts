@@ -23,6 +23,8 @@ export const REDIS_ACL: readonly string[] = [
   '+wait',
   '+info',
   '+config|get',
+  '+cluster|info',
+  '+cluster|keyslot',
   '+cluster|slots',
   '+cluster|shards',
   '+cluster|nodes',
