@@ -82,12 +82,14 @@ test('no group: a Redis that came back empty gets keys and groups again', async 
 test('a half-open socket is given up, and appends arrive once', async (t) => {
   const { port } = await privateRedis(t, { aof: false })
   const proxy = await tcpProxy(port)
-  t.after(() => proxy.close())
+  t.after(() => t.after(() => proxy.close())) // last: a store would look for it
   const { store, queue } = await start(t, `redis://127.0.0.1:${proxy.port}`)
   proxy.stall()
   const published = publish(queue, 'during')
-  proxy.strand(new Promise((resolve) => setTimeout(resolve, 500))) // it arrives late, and again
+  const healed = new Promise<void>((resolve) => setTimeout(resolve, 500))
+  proxy.strand(healed) // it arrives late, and again
   assert.deepEqual(await published, ['stored'])
+  await healed
   await until(store, 2)
 })
 
