@@ -17,8 +17,13 @@ const SHORT = process.env['SHORT'] === '1'
 const ORDERS = SHORT ? 400 : 5_000
 const PER_SECOND = 200
 const BURST = 20
-/** What the backend takes at once: on the way requests may catch up with each other. */
-const BACKEND_BURST = 2 * BURST
+/**
+ * Most requests on their way. A backend that stalls finds so many at once when it goes on, and a
+ * burst behind them.
+ */
+const CONCURRENCY = 16
+/** What the backend takes at once. */
+const BACKEND_BURST = CONCURRENCY + BURST + 4
 const AWAY_MS = SHORT ? 1_000 : 5_000
 const ALONE = 200
 const TIMEOUT_MS = SHORT ? 60_000 : 180_000
@@ -117,7 +122,12 @@ async function declare({ place, vhost }: Scene, url: string): Promise<void> {
     queue: 'orders',
     endpoint: { url },
     replay: true,
-    shape: { perSecond: PER_SECOND, burst: BURST, rampUpMs: 1_000 },
+    shape: {
+      perSecond: PER_SECOND,
+      burst: BURST,
+      concurrencyMax: CONCURRENCY,
+      rampUpMs: 1_000,
+    },
     breaker: { failures: 5, probeMs: 250 },
   })
 }

@@ -1,7 +1,7 @@
 /** What holds across processes: two brokers on one Redis, and one that dies. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { waitFor } from '@sluice/testkit'
+import { privateRedis, waitFor } from '@sluice/testkit'
 import { type AmqpClient, declareQueue, withAmqp } from '../support/amqp-broker.ts'
 import { AmqpPeer } from '../support/amqp-peer.ts'
 import { PASSWORD } from '../support/broker.ts'
@@ -57,7 +57,8 @@ test('no. 66, 68: exclusive queues and deletions are known to every process', as
 })
 
 test('no. 46, 52, 74: of a process that died, queues that were its alone go, and what it held returns', async (t) => {
-  const broker = await withAmqp(t)
+  const { url } = await privateRedis(t, { aof: false })
+  const broker = await withAmqp(t, { redisUrl: url })
   const dying = await startProcess(t, {
     redisUrl: broker.redisUrl,
     services: ['delivery'],

@@ -8,7 +8,7 @@ import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { type TestContext, test } from 'node:test'
 import { Sluice } from '@sluice/client'
-import { waitFor, withRedis } from '@sluice/testkit'
+import { privateRedis, waitFor } from '@sluice/testkit'
 import { PASSWORD } from '../support/http.ts'
 import { type ServiceProcess, startProcess } from '../support/processes.ts'
 import { tcpProxy } from '../support/tcp-proxy.ts'
@@ -23,7 +23,7 @@ async function twoProcesses(t: TestContext) {
     await client?.topology.deleteVhost()
     await client?.close()
   }) // before the processes end
-  const { url: redisUrl } = await withRedis(t)
+  const { url: redisUrl } = await privateRedis(t, { aof: false })
   const processes = [await startProcess(t, { redisUrl }), await startProcess(t, { redisUrl })] as [
     ServiceProcess,
     ServiceProcess,

@@ -8,14 +8,14 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { text } from 'node:stream/consumers'
 import { test } from 'node:test'
-import { withRedis } from '@sluice/testkit'
+import { privateRedis } from '@sluice/testkit'
 import type { Queue } from '../../examples/events/api.ts'
 import { Ledger } from '../../examples/events/ledger.ts'
 
 const ROOT = new URL('../..', import.meta.url)
 
 test('the example accounts for every event, though a consumer is killed', async (t) => {
-  const { url } = await withRedis(t)
+  const { url } = await privateRedis(t)
   const { SLUICE: _, ...env } = process.env
   const child = spawn(process.execPath, ['tools/run.mjs', 'examples/events/run.ts'], {
     cwd: ROOT,

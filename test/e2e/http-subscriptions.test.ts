@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { createServer, type RequestListener } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { type TestContext, test } from 'node:test'
-import { waitFor } from '@sluice/testkit'
+import { privateRedis, waitFor } from '@sluice/testkit'
 import fc from 'fast-check'
 import { type TestBroker, withBroker } from '../support/broker.ts'
 import { deploy } from '../support/deployment.ts'
@@ -15,7 +15,9 @@ const PATH = '/subscriptions/hook'
 const ENDPOINT = { url: 'https://hooks.example/orders' }
 
 async function brokerWithQueue(t: TestContext): Promise<TestBroker> {
-  const broker = await withBroker(t, { env: { SLUICE_PUSH_ALLOW: '127.0.0.0/8' } })
+  const { url } = await privateRedis(t, { aof: false }) // others' processes would push, too
+  const env = { SLUICE_PUSH_ALLOW: '127.0.0.0/8' }
+  const broker = await withBroker(t, { redisUrl: url, env })
   await broker.request('PUT', '/queues/orders', { body: {} })
   return broker
 }

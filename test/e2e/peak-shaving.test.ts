@@ -9,12 +9,12 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { text } from 'node:stream/consumers'
 import { test } from 'node:test'
-import { withRedis } from '@sluice/testkit'
+import { privateRedis } from '@sluice/testkit'
 
 const ROOT = new URL('../..', import.meta.url)
 
 test('every order of a burst is accounted for, though the backend is weak and goes away', async (t) => {
-  const { url } = await withRedis(t)
+  const { url } = await privateRedis(t)
   const { SLUICE: _, ...env } = process.env
   const child = spawn(process.execPath, ['tools/run.mjs', 'examples/peak-shaving/run.ts'], {
     cwd: ROOT,

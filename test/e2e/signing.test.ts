@@ -12,7 +12,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { type TestContext, test } from 'node:test'
-import { waitFor } from '@sluice/testkit'
+import { privateRedis, waitFor } from '@sluice/testkit'
 import { type TestBroker, withBroker } from '../support/broker.ts'
 
 const PAGE = readFileSync(new URL('../../docs/signing.md', import.meta.url), 'utf8')
@@ -66,7 +66,8 @@ async function setup(t: TestContext) {
     t.skip('no python3')
     return undefined
   }
-  const broker = await withBroker(t, { env: { SLUICE_PUSH_ALLOW: '127.0.0.1' } })
+  const { url } = await privateRedis(t, { aof: false }) // others' processes would push, too
+  const broker = await withBroker(t, { redisUrl: url, env: { SLUICE_PUSH_ALLOW: '127.0.0.1' } })
   await broker.request('PUT', '/queues/bills', { body: {} })
   return broker
 }

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { type TestContext, test } from 'node:test'
-import { withRedis } from '@sluice/testkit'
+import { privateRedis } from '@sluice/testkit'
 import { type Answer, type HttpClient, httpClient, type RequestOptions } from './http.ts'
 import { type ServiceProcess, startProcess } from './processes.ts'
 
@@ -126,6 +126,8 @@ export interface Deployment {
   readonly routers: readonly HttpClient[]
   readonly deliveries: readonly HttpClient[]
   readonly processes: readonly ServiceProcess[]
+  /** '' = not known, as somebody else runs it. */
+  readonly redisUrl: string
   /** A new vhost, through the first router and the first delivery process. */
   vhost(): Promise<Vhost>
   /** The same vhost, through the last of each: other processes, where there are any. */
@@ -137,13 +139,17 @@ export const LAYOUTS = {
   'separate processes': ['router', 'router', 'delivery', 'delivery', 'reaper'],
 } as const
 
-/** Starts the processes named, and ends them with the test. */
+/**
+ * Starts the processes named, and ends them with the test. Their Redis is their own unless told: any
+ * process does the work of any vhost, so those of other tests, with other settings or about to be
+ * killed, would take part.
+ */
 export async function deploy(
   t: TestContext,
   lists: readonly string[],
   options: { redisUrl?: string; env?: Readonly<Record<string, string>> } = {},
 ): Promise<Deployment> {
-  const redisUrl = options.redisUrl ?? (await withRedis(t)).url
+  const redisUrl = options.redisUrl ?? (await privateRedis(t, { aof: false })).url
   const env = { SLUICE_REAPER_PASS_MS: '200', ...options.env }
   const starting = lists.map((services, index) =>
     startProcess(t, {
@@ -161,18 +167,20 @@ export async function deploy(
   })
   const serving = (service: string) =>
     clients.filter((_, index) => lists[index]!.split(' ').includes(service))
-  return deploymentOf(serving('router'), serving('delivery'), processes)
+  return deploymentOf(serving('router'), serving('delivery'), processes, redisUrl)
 }
 
 function deploymentOf(
   routers: readonly HttpClient[],
   deliveries: readonly HttpClient[],
   processes: readonly ServiceProcess[],
+  redisUrl = '',
 ): Deployment {
   return {
     routers,
     deliveries,
     processes,
+    redisUrl,
     vhost: async () => {
       const vhost = new Vhost(`e2e-${randomUUID()}`, routers[0]!, deliveries[0]!)
       await vhost.put('')

@@ -8,7 +8,7 @@ import { type IncomingMessage, request } from 'node:http'
 import { text } from 'node:stream/consumers'
 import type { TestContext } from 'node:test'
 import { type KeptAnswer, openStore, type RequestState } from '@sluice/store'
-import { waitFor, withRedis } from '@sluice/testkit'
+import { waitFor } from '@sluice/testkit'
 import { type Deployment, deploy, type Leased, type Vhost } from './deployment.ts'
 import type { Answer, HttpClient } from './http.ts'
 import type { ServiceProcess } from './processes.ts'
@@ -21,9 +21,11 @@ export interface World extends Deployment {
 }
 
 async function start(t: TestContext): Promise<World> {
-  const { url } = await withRedis(t)
   const deployment = await deploy(t, ['router', 'router', 'delivery', 'reaper'])
-  const store = await openStore({ url, report: (error) => assert.fail(String(error)) })
+  const store = await openStore({
+    url: deployment.redisUrl,
+    report: (error) => assert.fail(String(error)),
+  })
   t.after(() => store.close())
   const [here, there] = deployment.routers as [HttpClient, HttpClient]
   const note: World['note'] = (id, state, answer) =>
