@@ -140,9 +140,9 @@ export const LAYOUTS = {
 } as const
 
 /**
- * Starts the processes named, and ends them with the test. Their Redis is their own unless told: any
- * process does the work of any vhost, so those of other tests, with other settings or about to be
- * killed, would take part.
+ * Starts the processes named, and ends them with the test. Their Redis is their own unless told:
+ * any process does the work of any vhost, so those of other tests, with other settings or about to
+ * be killed, would take part.
  */
 export async function deploy(
   t: TestContext,

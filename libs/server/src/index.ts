@@ -18,6 +18,7 @@ export { type AppOptions, httpApp } from './http/app.ts'
 export { type Area, refuse } from './http/area.ts'
 export { type BodyReceived, parseJson, readBody, readJson, receiveBody } from './http/body.ts'
 export { page } from './http/headers.ts'
+export { unauthenticated } from './http/needs.ts'
 export { PageQuery, pageOf, pageOn } from './http/paging.ts'
 export { Problem, problems, STATUS, sendProblem, toProblem } from './http/problem.ts'
 export {

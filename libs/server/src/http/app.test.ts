@@ -125,8 +125,23 @@ test('nothing is answered without the credential, not even that a path does not 
     assertProblem(res, 401, 'unauthenticated')
     assert.match(res.headers['www-authenticate'] ?? '', /^Basic .*Bearer/)
   }
-  const wrong = await request(app().app).get('/docs').set('Authorization', 'Bearer guess')
-  assertProblem(wrong, 401, 'unauthenticated')
+})
+
+test('a credential that proves nothing is called so, whatever is wrong with it', async () => {
+  const details = new Set<string>()
+  const basic = (login: string) => `Basic ${Buffer.from(login).toString('base64')}`
+  for (const wrong of [
+    'Bearer guess',
+    basic('admin:guess'),
+    basic('nobody:guess'),
+    'Basic !',
+    '',
+  ]) {
+    const res = await request(app().app).get('/docs').set('Authorization', wrong)
+    assertProblem(res, 401, 'unauthenticated')
+    details.add(JSON.parse(res.text).detail)
+  }
+  assert.deepEqual([...details], ['The credential is not valid.'])
 })
 
 test('a browser on another site cannot use a credential that the browser remembers', async () => {
@@ -155,6 +170,9 @@ test('a path that is not there is 404, a method that is not there is 405 with Al
   assertProblem(await post('/v1/nothing'), 404, 'not_found')
   assertProblem(await post('/v1/echo/x/'), 404, 'not_found')
   assertProblem(await post('/V1/echo/x'), 404, 'not_found')
+  const unescaped = await post('/v1/vhosts///queues/q')
+  assertProblem(unescaped, 404, 'not_found')
+  assert.match(JSON.parse(unescaped.text).detail, /vhost \/ is written %2F/)
   const res = await request(app().app).delete('/v1/echo/x').set('Authorization', AUTH)
   assertProblem(res, 405, 'method_not_allowed')
   assert.equal(res.headers['allow'], 'POST')

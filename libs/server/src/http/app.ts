@@ -13,7 +13,7 @@ import express, { type Express, type Request, type RequestHandler, type Response
 import { type Audit, isAct, noteRequest } from './audited.ts'
 import { docsRoutes } from './docs.ts'
 import { data } from './headers.ts'
-import { missing, type Needs } from './needs.ts'
+import { missing, type Needs, unauthenticated } from './needs.ts'
 import { problems } from './problem.ts'
 import type { Route } from './route.ts'
 
@@ -60,7 +60,9 @@ export function httpApp(options: AppOptions): Express {
     })
   }
   app.use((req) => {
-    throw new BrokerError('not_found', `There is nothing at ${req.path}.`)
+    const unescaped = req.path.startsWith('/v1/vhosts//')
+    const hint = unescaped ? ' The vhost / is written %2F in a path.' : ''
+    throw new BrokerError('not_found', `There is nothing at ${req.path}.${hint}`)
   })
   app.use(problems(options.report))
   return app
@@ -126,9 +128,7 @@ function enter(
   res: Response,
   stopping: AbortSignal | undefined,
 ): void {
-  if (principal === undefined) {
-    throw new BrokerError('unauthenticated', 'Send a credential: Basic or Bearer.')
-  }
+  if (principal === undefined) throw unauthenticated(req.headers.authorization)
   if (req.headers['sec-fetch-site'] === 'cross-site') {
     // A browser adds a remembered Basic credential to forms that other sites submit.
     throw new BrokerError('forbidden', 'Requests that another site makes are refused.')

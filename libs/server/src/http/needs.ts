@@ -2,7 +2,7 @@
  * What a route needs of its caller, said where the route is declared, and checked before its body
  * is read: the HTTP side of the one decision in libs/security.
  */
-import { DEFAULT_EXCHANGE } from '@sluice/core'
+import { BrokerError, DEFAULT_EXCHANGE } from '@sluice/core'
 import {
   type Access,
   type Operation,
@@ -30,6 +30,18 @@ type OperationNeeds = {
 export interface Asked {
   readonly method: string
   readonly params: Readonly<Record<string, string | undefined>>
+}
+
+/**
+ * The refusal of a caller whose Authorization header proves nothing. One text for whatever is wrong
+ * with it: a stranger learns of no user.
+ */
+export function unauthenticated(authorization: string | undefined): BrokerError {
+  const text =
+    authorization === undefined
+      ? 'Send a credential: Basic or Bearer.'
+      : 'The credential is not valid.'
+  return new BrokerError('unauthenticated', text)
 }
 
 /** Why the caller may not; undefined when it may. */

@@ -7,7 +7,13 @@
  */
 import { BrokerError, limits, retryDelayMs } from '@sluice/core'
 import { describePrincipal, type Principal } from '@sluice/security'
-import { type Deps, type Problem, type PublishCounts, toProblem } from '@sluice/server'
+import {
+  type Deps,
+  type Problem,
+  type PublishCounts,
+  toProblem,
+  unauthenticated,
+} from '@sluice/server'
 import { failureOf } from '@sluice/store'
 import type { Count } from '@sluice/telemetry'
 import type { WebSocket } from 'ws'
@@ -196,7 +202,7 @@ export class WsSession {
     const principal = this.#principal
     if (principal === undefined) {
       this.#refused(credentials.claimed(authorization), 'login over WebSocket')
-      throw new BrokerError('unauthenticated', 'Send a credential: Basic or Bearer.')
+      throw unauthenticated(authorization)
     }
     if (!topology.table.hasVhost(vhost)) await topology.refresh()
     const { access } = credentials

@@ -1,6 +1,6 @@
 /** What became of a request that an ingest accepted: asked for by its id. */
 import { BrokerError } from '@sluice/core'
-import { type Call, type Deps, type Route, route } from '@sluice/server'
+import { type Call, type Deps, type Route, route, unauthenticated } from '@sluice/server'
 import type { FoundRequest } from '@sluice/store'
 import { z } from 'zod'
 import { preferredWaitMs, RequestJson, requestJson } from './answer.ts'
@@ -45,9 +45,7 @@ async function checkReader(
 ): Promise<void> {
   const { authorization } = req.headers
   const principal = await credentials.authenticate(authorization, req.socket.remoteAddress)
-  if (principal === undefined) {
-    throw new BrokerError('unauthenticated', 'Send a credential: Basic or Bearer.')
-  }
+  if (principal === undefined) throw unauthenticated(authorization)
   if (found !== undefined && !credentials.access.enters(principal, found.record.vhost)) {
     throw new BrokerError('forbidden', `access refused for user '${principal.name}'`)
   }

@@ -14,7 +14,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { encodeProperties, type Properties, type Table } from '@sluice/amqp'
 import { BrokerError, DEFAULT_EXCHANGE, limits } from '@sluice/core'
 import type { Principal } from '@sluice/security'
-import { type Area, type Deps, receiveBody, refuse } from '@sluice/server'
+import { type Area, type Deps, receiveBody, refuse, unauthenticated } from '@sluice/server'
 import {
   type Admitted,
   encodeRecord,
@@ -96,9 +96,7 @@ function checkSender(
   { name }: Target,
   req: IncomingMessage,
 ): OpenIngest {
-  if (principal === undefined) {
-    throw new BrokerError('unauthenticated', 'Send a credential: Basic or Bearer.')
-  }
+  if (principal === undefined) throw unauthenticated(req.headers.authorization)
   if (ingest === undefined) throw noIngest(name)
   if (req.headers['sec-fetch-site'] === 'cross-site') {
     throw new BrokerError('forbidden', 'Requests that another site makes are refused.')
