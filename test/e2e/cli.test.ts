@@ -127,6 +127,18 @@ test('definitions: exported, compared, applied', async (t) => {
   assert.deepEqual([wrong.code, wrong.err], [1, 'sluice: - is no JSON\n'])
 })
 
+test('whoever publishes what they type is told so, and that there is no such queue', async (t) => {
+  const { env, sluice } = await start(t)
+  const line = `'${process.execPath}' '${MAIN}' publish nowhere`
+  const child = spawn('script', ['-qec', line, '/dev/null'], { env }) // which is a terminal
+  const said = text(child.stdout)
+  child.stdin.write('typed\n\u0004')
+  const out = await said
+  assert.match(out, /sluice: reads what you type; Ctrl-D ends it/)
+  assert.match(out, /sluice: There is no queue "nowhere"\. \(unroutable\)/)
+  assert.doesNotMatch((await sluice('publish nowhere')).err, /reads what you type/)
+})
+
 test('exit codes tell what kind of failure it was', async (t) => {
   const { sluice } = await start(t)
   const away = { SLUICE_URL: 'http://127.0.0.1:1' }

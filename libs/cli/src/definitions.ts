@@ -1,5 +1,6 @@
 /** export, diff, apply: definitions as one document, RabbitMQ's too. */
-import { readFile, writeFile } from 'node:fs/promises'
+import { writeFile } from 'node:fs/promises'
+import { text } from 'node:stream/consumers'
 import { Command } from 'commander'
 import { Exit } from './exit.ts'
 import { open } from './profile.ts'
@@ -59,16 +60,10 @@ async function post(
   query: Readonly<Record<string, boolean>>,
 ): Promise<Report> {
   const { sluice, json } = open(command)
-  const body = parse(file, file === '-' ? await input(terminal) : await readFile(file, 'utf8'))
+  const body = parse(file, await text(terminal.read(file)))
   const report = (await sluice.request('POST', PATH, { query, body })) as Report
   terminal.print(report, { json, text: () => told(report) })
   return report
-}
-
-async function input({ streams }: Terminal): Promise<string> {
-  const chunks: Buffer[] = []
-  for await (const chunk of streams.stdin) chunks.push(chunk as Buffer)
-  return Buffer.concat(chunks).toString()
 }
 
 function parse(file: string, text: string): unknown {

@@ -31,11 +31,20 @@ export function commandNames(): string[] {
   ])
 }
 
-/** Runs one command line, without the program's name. Answers its exit code. */
-export async function runCommand(args: readonly string[]): Promise<number> {
+/**
+ * Runs one command line, without the program's name. Answers its exit code.
+ *
+ * @param others words that whoever calls takes for itself: one of them may have been meant
+ */
+export async function runCommand(
+  args: readonly string[],
+  others: readonly string[] = [],
+): Promise<number> {
   const terminal = new Terminal(process)
   try {
-    await program(terminal).parseAsync([...args], { from: 'user' })
+    const root = program(terminal)
+    for (const other of others) root.command(other)
+    await root.parseAsync([...args], { from: 'user' })
     return 0
   } catch (error) {
     if (error instanceof Exit) return error.code
@@ -48,11 +57,7 @@ export async function runCommand(args: readonly string[]): Promise<number> {
 }
 
 function program(terminal: Terminal): Command {
-  const root = new Command('sluice')
-    .description('Talks to a Sluice broker.')
-    .exitOverride()
-    .configureOutput({ outputError: (text, write) => write(text) })
-    .showHelpAfterError('(sluice <command> --help says how)')
+  const root = new Command('sluice').description('Talks to a Sluice broker.')
   connectionOptions(root)
   const groups = [
     ...declareCommands(terminal),
@@ -67,14 +72,16 @@ function program(terminal: Terminal): Command {
     benchCommand(terminal),
     ...profileCommands(terminal),
   ]
-  for (const command of groups) root.addCommand(inherit(command))
-  root.addCommand(inherit(completionCommand(terminal, root)))
-  return root
+  for (const command of groups) root.addCommand(command)
+  root.addCommand(completionCommand(terminal, root))
+  return configure(root).showHelpAfterError('(sluice --help says how)')
 }
 
 /** Commander asks each command by itself. */
-function inherit(command: Command): Command {
-  command.exitOverride().showHelpAfterError('(--help says how)')
-  for (const sub of command.commands) inherit(sub)
+function configure(command: Command): Command {
+  for (const sub of command.commands) configure(sub)
   return command
+    .exitOverride()
+    .configureOutput({ outputError: (text, write) => write(text.replace(/^error:/, 'sluice:')) })
+    .showHelpAfterError('(--help says how)')
 }

@@ -1,8 +1,8 @@
 /** publish: a message, standard input, files, NDJSON; in batches, at a rate, with progress. */
-import { createReadStream } from 'node:fs'
-import { readFile, stat } from 'node:fs/promises'
+import { stat } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
+import { buffer } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { BatchMessage, Body, MessageOptions, Sluice, Target } from '@sluice/client'
 import { Command } from 'commander'
@@ -59,11 +59,11 @@ export function publishCommand(terminal: Terminal): Command {
           : { exchange: options.exchange, routingKey: options.key }
       try {
         if (options.lines || options.ndjson) {
-          const source = text === undefined ? input(terminal, options.file) : undefined
+          const source = text === undefined ? terminal.read(options.file) : undefined
           if (!source) return command.error('Lines come from --file or standard input.')
           await publishLines(terminal, sluice, target, source, options, json)
         } else {
-          const body = text ?? (await whole(terminal, options.file))
+          const body = text ?? (await buffer(terminal.read(options.file)))
           const receipt = await sluice.publish(target, bodyOf(body), messageOptions(options))
           terminal.print(receipt, {
             json,
@@ -76,17 +76,6 @@ export function publishCommand(terminal: Terminal): Command {
         await sluice.close()
       }
     })
-}
-
-function input(terminal: Terminal, file: string | undefined): Readable {
-  return file === undefined || file === '-' ? terminal.streams.stdin : createReadStream(file)
-}
-
-async function whole(terminal: Terminal, file: string | undefined): Promise<Buffer> {
-  if (file !== undefined && file !== '-') return readFile(file)
-  const chunks: Buffer[] = []
-  for await (const chunk of terminal.streams.stdin) chunks.push(chunk as Buffer)
-  return Buffer.concat(chunks)
 }
 
 const bodyOf = (body: string | Buffer): Body =>

@@ -2,6 +2,8 @@
  * What a command says: results to standard output, as a table or as JSON; everything else to
  * standard error, progress only where that is a terminal.
  */
+import { createReadStream } from 'node:fs'
+import type { Readable } from 'node:stream'
 
 /** Streams of a process. */
 export type Streams = Pick<NodeJS.Process, 'stdin' | 'stdout' | 'stderr'>
@@ -28,6 +30,14 @@ export class Terminal {
   /** Somebody watches. */
   get live(): boolean {
     return this.streams.stderr.isTTY === true
+  }
+
+  /** A file, or standard input where it is `-` or none. */
+  read(file = '-'): Readable {
+    if (file !== '-') return createReadStream(file)
+    const { stdin } = this.streams
+    if (stdin.isTTY) this.note('reads what you type; Ctrl-D ends it')
+    return stdin
   }
 
   /** A result: each value a line of JSON, or as text. */

@@ -72,6 +72,18 @@ test('an unknown service or option is refused with exit code 2', async (t) => {
   }
 })
 
+test('of words that are none, the first is named, and what may have been meant', async (t) => {
+  for (const [line, wrong, meant] of [
+    ['publsh hello x', 'publsh', 'publish'],
+    ['router deliviry hello', 'deliviry', 'delivery'],
+    ['adit verify', 'adit', 'audit'],
+  ] as const) {
+    const { stderr } = await sluice(t, line.split(' ')).ended
+    assert.match(stderr, new RegExp(`^sluice: unknown command '${wrong}'\\n.*mean ${meant}\\?`))
+    assert.doesNotMatch(stderr, /hello|verify/)
+  }
+})
+
 test('a missing REDIS_URL or a wrong setting is one clear error', async (t) => {
   const missing = await sluice(t, ['router']).ended
   assert.equal(missing.code, 1)

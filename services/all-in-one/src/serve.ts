@@ -2,7 +2,7 @@
 import cluster from 'node:cluster'
 import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { commandNames } from '@sluice/cli'
+import { commandNames, runCommand } from '@sluice/cli'
 import { runProcess } from '@sluice/server'
 import { REDIS_ACL } from '@sluice/store'
 import { runAudit } from './audit.ts'
@@ -10,6 +10,9 @@ import { SERVICES } from './services.ts'
 import { runWorkers, workerCount } from './workers.ts'
 
 const names = Object.keys(SERVICES)
+
+/** What this program takes beside the commands of libs/cli. */
+const WORDS = ['all', ...names, 'audit', 'redis-acl']
 
 const HELP = `sluice: a message broker on Redis Streams
 
@@ -42,6 +45,8 @@ export async function serve(): Promise<number> {
       process.stdout.write(`${REDIS_ACL.join(' ')}\n`)
       return 0
     }
+    const unknown = positionals.find((name) => name !== 'all' && !Object.hasOwn(SERVICES, name))
+    if (unknown !== undefined) return await runCommand([unknown], WORDS) // which says so
     chosen = choose(positionals)
   } catch (error) {
     process.stderr.write(`sluice: ${(error as Error).message}\n\n${HELP}`)
@@ -67,10 +72,7 @@ async function audit(args: readonly string[]): Promise<number> {
   }
 }
 
-/** Throws when a name is no service. */
 function choose(asked: readonly string[]): string[] {
-  const unknown = asked.filter((name) => name !== 'all' && !Object.hasOwn(SERVICES, name))
-  if (unknown.length > 0) throw new Error(`there is no service ${unknown.join(', ')}`)
   return asked.length === 0 || asked.includes('all') ? names : [...new Set(asked)]
 }
 
