@@ -81,7 +81,11 @@ test('refusals are typed: code, status, details; and what cannot help is not rep
     const denied = stranger.consume('q', () => {}, { via })
     assert.equal((await failure(denied.closed)).code, 'unauthenticated', via)
   }
-  assert.equal((await failure(sluice.publish({ queue: 'none' }, 1))).code, 'unroutable')
+  const lost = await failure(sluice.publish({ queue: 'none' }, 1))
+  assert.deepEqual([lost.code, lost.message], ['unroutable', 'There is no queue "none".'])
+  const unbound = { exchange: 'amq.direct', routingKey: 'none' }
+  const unwanted = await failure(sluice.publish(unbound, 1, { mandatory: true }))
+  assert.equal(unwanted.message, 'No queue is bound with this routing key.')
   const nowhere = client({ url: 'http://127.0.0.1:1', retry: { attemptsMax: 2, baseMs: 1 } })
   assert.equal((await failure(nowhere.publish({ queue: 'q' }, 1))).code, 'connection_failed')
 })
@@ -302,7 +306,8 @@ test('a socket publishes, and again after it broke, without doubling', async (t)
   }
   await Promise.all(all)
   assert.equal((await sluice.topology.getQueue('q')).messages.ready, 300)
-  assert.equal((await failure(socket.publish({ queue: 'none' }, 1))).code, 'unroutable')
+  const lost = await failure(socket.publish({ queue: 'none' }, 1))
+  assert.deepEqual([lost.code, lost.message], ['unroutable', 'There is no queue "none".'])
 })
 
 test('a publisher gathers, keeps the order, and tells each message its own failure', async (t) => {

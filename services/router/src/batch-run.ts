@@ -62,8 +62,8 @@ export class BatchRun implements PublishReply {
   #waiting: { readonly most: number; readonly resolve: () => void } | undefined
   /** Messages by where they went; queues of one route are one array. */
   readonly #reached = new Map<readonly QueueEntry[], number>()
-  /** Lines of mandatory messages under way: what is unroutable among them has failed. */
-  readonly #mandatory = new Set<number>()
+  /** Routing keys of mandatory messages under way, by line: what is unroutable has failed. */
+  readonly #mandatory = new Map<number, string>()
   readonly #sizes = new Map<number, number>()
   #outstandingBytes = 0
   #published = 0
@@ -163,8 +163,10 @@ export class BatchRun implements PublishReply {
     this.#counts[outcome].value++
     this.#outstandingBytes -= this.#sizes.get(line)!
     this.#sizes.delete(line)
-    const mandatory = this.#mandatory.delete(line)
-    const refusal = refusalOf(outcome, { mandatory, exchange: this.#options.exchange })
+    const { exchange } = this.#options
+    const routingKey = this.#mandatory.get(line)
+    this.#mandatory.delete(line)
+    const refusal = refusalOf(outcome, { exchange, routingKey })
     if (refusal !== undefined) this.fail(refusal, line)
     else if (queues.length === 0) this.#unrouted++
     else {
@@ -218,7 +220,7 @@ export class BatchRun implements PublishReply {
     carryTrace(draft, headers)
     const message = toMessage(draft, exchange, body, this.#deps.store.state.clockAheadMs)
     requirePublish(this.#deps.topology.table, grants, message)
-    if (draft.mandatory) this.#mandatory.add(line)
+    if (draft.mandatory) this.#mandatory.set(line, draft.routingKey)
     this.#sizes.set(line, body.length)
     this.#outstandingBytes += body.length
     this.#counts.bytes.value += body.length

@@ -216,9 +216,9 @@ class Publication implements PublishReply {
 
   published(_token: number, outcome: Published, queues: readonly QueueEntry[]): void {
     this.#counts[outcome].value++
+    const routingKey = this.#draft.mandatory ? this.#draft.routingKey : undefined
     const refusal =
-      this.#missing(outcome) ??
-      refusalOf(outcome, { mandatory: this.#draft.mandatory, exchange: this.#exchange })
+      this.#missing(outcome) ?? refusalOf(outcome, { exchange: this.#exchange, routingKey })
     if (refusal !== undefined) {
       this.#refuse(refusal)
       return

@@ -1,21 +1,33 @@
 /** What a publisher is told: outcomes of a publish as answers and as refusals. */
-import { BrokerError, type Durability } from '@sluice/core'
+import { BrokerError, DEFAULT_EXCHANGE, type Durability } from '@sluice/core'
 import type { Count } from '@sluice/telemetry'
 import type { Published, QueueEntry } from '@sluice/topology'
 import type { Deps } from '../deps.ts'
 
+/** What a publish asked for. */
+interface Asked {
+  readonly exchange: string
+  /** Of a mandatory message: undefined where reaching no queue is no failure. */
+  readonly routingKey: string | undefined
+}
+
 /** Why a message was not stored; undefined when it was, or when nothing wanted it. */
 export function refusalOf(
   outcome: Published,
-  { mandatory, exchange }: { mandatory: boolean; exchange: string },
+  { exchange, routingKey }: Asked,
 ): BrokerError | undefined {
   switch (outcome) {
     case 'stored':
     case 'duplicate':
       return undefined
     case 'unroutable':
-      if (!mandatory) return undefined
-      return new BrokerError('unroutable', 'No queue is bound with this routing key.')
+      if (routingKey === undefined) return undefined
+      return new BrokerError(
+        'unroutable',
+        exchange === DEFAULT_EXCHANGE
+          ? `There is no queue ${JSON.stringify(routingKey)}.`
+          : 'No queue is bound with this routing key.',
+      )
     case 'exchange-missing':
       return new BrokerError(
         'exchange_not_found',

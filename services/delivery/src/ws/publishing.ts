@@ -9,7 +9,8 @@ import type { WsSession } from './session.ts'
 interface Open {
   readonly id: FrameId
   readonly exchange: string
-  readonly mandatory: boolean
+  /** Of a mandatory message. */
+  readonly routingKey: string | undefined
   readonly size: number
 }
 
@@ -49,19 +50,20 @@ export class WsPublishing implements PublishReply {
     counts.published.bytes.value += body.length
     const token = this.#nextToken++
     const size = body.length + message.properties.length
-    this.#open.set(token, { id, exchange, mandatory: draft.mandatory, size })
+    const routingKey = draft.mandatory ? draft.routingKey : undefined
+    this.#open.set(token, { id, exchange, routingKey, size })
     this.#bytes += size
     this.#pace()
     deps.publisher.publish(vhost, message, this, token)
   }
 
   published(token: number, outcome: Published, queues: readonly QueueEntry[]): void {
-    const { id, exchange, mandatory, size } = this.#open.get(token)!
+    const { id, exchange, routingKey, size } = this.#open.get(token)!
     this.#open.delete(token)
     this.#bytes -= size
     this.#session.context.counts.published[outcome].value++
     this.#pace()
-    const refusal = refusalOf(outcome, { mandatory, exchange })
+    const refusal = refusalOf(outcome, { exchange, routingKey })
     if (refusal !== undefined) {
       this.#session.refuse(id, refusal)
       return
