@@ -7,7 +7,7 @@ import { AmqpPeer } from '../support/amqp-peer.ts'
 import { PASSWORD } from '../support/broker.ts'
 import { startProcess } from '../support/processes.ts'
 import { type TcpProxy, tcpProxy } from '../support/tcp-proxy.ts'
-import { cancel, confirming, consume, consuming, deliveries, store } from './methods.ts'
+import { cancel, confirming, consume, consuming, deliveries, get, store } from './methods.ts'
 
 interface Outage {
   /** A broker with a wire to Redis that can be cut, and a client of it. */
@@ -113,6 +113,42 @@ test('no. 16, 69: a process that was taken for dead closes its connections; the 
   assert.deepEqual(await deliveries(other, 1), ['x'])
   const again = await far.client({ vhost: near.vhost })
   await again.queue('q', { passive: true })
+})
+
+test('no. 16, 18: who only publishes waits while Redis is away, is told so, and goes on', async (t) => {
+  const { url, redis } = await privateRedis(t, { aof: false })
+  const pid = Number(/process_id:(\d+)/.exec(await redis.info('server'))![1])
+  const { client, reported } = await withAmqp(t, { redisUrl: url })
+  t.after(() => void reported.splice(0)) // heartbeats find Redis away
+  const clientProperties = { capabilities: { 'connection.blocked': true } }
+  const [sure, plain] = [await client({ clientProperties }), await client({ clientProperties })]
+  const consumer = await client()
+  await sure.queue('q')
+  await sure.queue('consumed')
+  await consuming(consumer, 'consumed')
+  await confirming(sure)
+  process.kill(pid, 'SIGSTOP')
+  t.after(() => process.kill(pid, 'SIGCONT'))
+  const stopped = performance.now()
+  let sent = 0
+  for (const peer of [sure, plain]) {
+    while (peer.unread.length === 0) {
+      peer.publish(1, '', 'q', String(sent++))
+      await new Promise((resolve) => setTimeout(resolve, 100))
+    }
+    assert.match((await peer.expect('connection.blocked', 0)).reason, /Redis does not answer/)
+  }
+  await new Promise((resolve) => setTimeout(resolve, 12_000 - (performance.now() - stopped)))
+  process.kill(pid, 'SIGCONT')
+  let told = await sure.next()
+  // Its confirms come first, and the others' nothing at all.
+  while (told.kind === 'method' && told.method.name === 'basic.ack') told = await sure.next()
+  assert.equal(told.kind === 'method' && told.method.name, 'connection.unblocked')
+  await plain.expect('connection.unblocked', 0)
+  assert.equal((await consumer.expect('connection.close')).replyCode, 320)
+  const next = await client()
+  assert.equal((await next.call(1, get('q'), 'basic.get-ok')).messageCount, sent - 1)
+  await store(sure, 'q', ['more'])
 })
 
 test('a process that cannot drain ends all the same', async (t) => {

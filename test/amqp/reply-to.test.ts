@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { decodeProperties } from '@sluice/amqp'
+import { privateRedis, waitFor } from '@sluice/testkit'
 import { type AmqpClient, declareQueue, withAmqp } from '../support/amqp-broker.ts'
 import { cancel, confirming, consume, consuming } from './methods.ts'
 
@@ -47,6 +48,17 @@ test('no. 63: the answer reaches the channel that asked', async (t) => {
 
 test('no. 63, 75: the answer finds a channel of another process', async (t) => {
   const [here, there] = [await withAmqp(t), await withAmqp(t)]
+  await answers(await here.client(), await there.client({ vhost: here.vhost }))
+})
+
+test('no. 75: the answer finds a process that goes by a new name', async (t) => {
+  const { url } = await privateRedis(t, { aof: false })
+  const [here, there] = [await withAmqp(t, { redisUrl: url }), await withAmqp(t, { redisUrl: url })]
+  t.after(() => void here.reported.splice(0)) // it was taken for dead, and says so
+  const { slot, redis } = here.deps.store
+  const before = slot.name
+  await redis.del(`sluice:{slots}:alive:${before}`)
+  await waitFor(() => slot.name !== before, { what: 'a new name' })
   await answers(await here.client(), await there.client({ vhost: here.vhost }))
 })
 

@@ -25,6 +25,8 @@ export type Admitted = Appended | 'crowded'
 export interface AppendReply<Q, Outcome = Appended> {
   /** Called exactly once for each append, never during it. */
   appended(token: number, outcome: Outcome, queue: Q): void
+  /** Whether it waits for as long as Redis is away, and is told no 'unavailable' meanwhile. */
+  readonly patient?: boolean
 }
 
 /** What the appender asks of its queue at each flush. */
@@ -47,7 +49,8 @@ export interface AppendTarget {
 /** The batch being gathered: parallel arrays, so that a message allocates nothing. */
 interface Gathered<Q> {
   records: Buffer[]
-  replies: AppendReply<Q, Admitted>[]
+  /** undefined once it was told. */
+  replies: (AppendReply<Q, Admitted> | undefined)[]
   tokens: number[]
   levels: number[]
   delays: number[]
@@ -210,32 +213,19 @@ export class Appender<Q> {
     this.#sequences.set(lane, sequence)
     this.#options.batch?.(batch.records.length)
     const pending = this.#attempt(lane, sequence, batch)
-    let answered = false
-    const answer = (outcome: AppendOutcome, durable: boolean) => {
-      if (answered) return
-      answered = true
-      this.#answer(batch, outcome, durable)
-    }
-    const timer = setTimeout(() => {
-      // The lane stays busy until Redis answers; only the publishers stop waiting.
-      if (answered) return
-      answered = true
-      this.#tell(batch, () => 'unavailable')
-    }, this.#options.timeoutMs)
+    // The lane stays busy until Redis answers; only publishers without patience stop waiting.
+    const timer = setInterval(() => this.#giveUp(batch), this.#options.timeoutMs)
     pending
       .then(
-        ([outcome, durable]) => answer(outcome, durable),
+        ([outcome, durable]) => this.#answer(batch, outcome, durable),
         (error) => {
           const outcome = outcomeOf(error)
           if (outcome === 'unavailable') this.#options.report(error)
-          if (!answered) {
-            answered = true
-            this.#tell(batch, () => outcome)
-          }
+          this.#tell(batch, () => outcome)
         },
       )
       .finally(() => {
-        clearTimeout(timer)
+        clearInterval(timer)
         this.#options.backlog(-batch.bytes)
         this.#free.push(lane)
         if (this.#flying) return
@@ -319,7 +309,15 @@ export class Appender<Q> {
   #tell(batch: Gathered<Q>, outcomeOf: (index: number) => Admitted): void {
     const { replies, tokens } = batch
     for (let index = 0; index < replies.length; index++) {
-      replies[index]!.appended(tokens[index]!, outcomeOf(index), this.#options.queue)
+      replies[index]?.appended(tokens[index]!, outcomeOf(index), this.#options.queue)
+    }
+  }
+
+  #giveUp({ replies, tokens }: Gathered<Q>): void {
+    for (const [index, reply] of replies.entries()) {
+      if (reply === undefined || reply.patient) continue
+      replies[index] = undefined
+      reply.appended(tokens[index]!, 'unavailable', this.#options.queue)
     }
   }
 }

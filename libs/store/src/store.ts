@@ -51,6 +51,8 @@ export interface StoreOptions extends RedisTarget {
  */
 const VERSION_MIN = 7
 const STATE_EVERY_MS = 1_000
+/** Looks in a row without an answer after which publishers are asked to wait. */
+const UNANSWERED_MAX = 3
 /** A look comes early once this much of the room for messages was used. */
 const EARLY_LOOK_SHARE = 0.25
 /** How long a closing store waits for Redis to answer what was sent. */
@@ -108,6 +110,8 @@ export class Store {
   #replicated: Redis | undefined
   #state: ServerState
   #stateFresh = true
+  /** Looks since the last one that was answered. */
+  #unanswered = 0
   readonly #stateTimer: NodeJS.Timeout
   readonly #queues = new Map<string, QueueStore>()
   readonly #flushes: (() => void)[] = []
@@ -158,6 +162,7 @@ export class Store {
       },
     }
     this.#stateTimer = setInterval(() => {
+      this.#unanswered++
       this.#measureRoundTrip()
       this.#look().catch(options.report)
     }, STATE_EVERY_MS)
@@ -248,8 +253,12 @@ export class Store {
     return this.#state
   }
 
-  /** What the server lacks, for publishers that can wait: 'low on memory', 'low on disk'. */
+  /**
+   * What the server lacks, for publishers that can wait: 'low on memory', 'low on disk'; that it
+   * does not answer.
+   */
   get alarms(): string[] {
+    if (this.#unanswered > UNANSWERED_MAX) return ['Redis does not answer']
     const alarms: string[] = []
     if (this.#memoryHigh) alarms.push('low on memory')
     if (this.#state.persistenceFailing) alarms.push('low on disk')
@@ -325,14 +334,23 @@ export class Store {
     }
   }
 
-  /** Hears of messages sent directly to this process. */
+  /** Hears of messages sent directly to this process, by whatever name it goes. */
   async onDirect(listener: (address: string, record: MessageRecord) => void): Promise<void> {
-    const channel = directChannel(this.slot.name)
+    let channel = directChannel(this.slot.name)
     this.#subscriber.on('messageBuffer', (from: Buffer, payload: Buffer) => {
       if (from.toString() !== channel) return
       const start = 1 + payload[0]!
       const record = decodeRecord(payload, start + SIZE_BYTES, payload.length, Date.now(), 0)
       listener(payload.toString('utf8', 1, start), record)
+    })
+    this.onLost.add(() => {
+      const before = channel
+      channel = directChannel(this.slot.name)
+      const { report } = this.#options
+      Promise.all([
+        this.#subscriber.subscribe(channel),
+        this.#subscriber.unsubscribe(before),
+      ]).catch(report)
     })
     await this.#subscriber.subscribe(channel)
   }
@@ -366,6 +384,7 @@ export class Store {
     try {
       this.#state = await readServerState(this.#work)
       this.#stateFresh = true
+      this.#unanswered = 0
     } catch {
       this.#stateFresh = false // Redis is away; every caller that needs it says so
     }

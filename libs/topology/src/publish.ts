@@ -27,6 +27,8 @@ export type Published = Exclude<Appended, 'gone'> | 'unroutable' | 'exchange-mis
 export interface PublishReply {
   /** Called exactly once for each publish, never during it; `queues` are those reached. */
   published(token: number, outcome: Published, queues: readonly QueueEntry[]): void
+  /** Whether it waits for as long as Redis is away, and is told no 'unavailable' meanwhile. */
+  readonly patient?: boolean
 }
 
 /** Outcomes of which `queues` are told. */
@@ -93,6 +95,10 @@ class Pending implements QueueReply {
     this.message = message
     this.reply = reply
     this.token = token
+  }
+
+  get patient(): boolean {
+    return this.reply.patient ?? false
   }
 
   /** Decoded only when a headers exchange is reached. */
@@ -256,19 +262,22 @@ export class Publisher {
 
   async #readVersion(turn: readonly Pending[]): Promise<void> {
     const deadline = performance.now() + VERSION_WAIT_MS
+    let waiting = turn
     let version = -1
-    while (version < 0) {
+    while (version < 0 && waiting.length > 0) {
       try {
         version = await this.#topology.readVersion()
       } catch (error) {
         if (performance.now() > deadline) {
-          this.#report(error)
-          break
+          const impatient = waiting.filter(({ patient }) => !patient)
+          if (impatient.length > 0) this.#report(error)
+          for (const pending of impatient) pending.answered()
+          waiting = waiting.filter(({ patient }) => patient)
         }
         await sleep(VERSION_RETRY_MS)
       }
     }
-    for (const pending of turn) {
+    for (const pending of waiting) {
       pending.version = Math.max(pending.version, version)
       pending.answered()
     }

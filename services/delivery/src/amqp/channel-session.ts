@@ -275,6 +275,7 @@ export class ChannelSession implements ChannelHandler {
   }
 
   async #get(queue: string, noAck: boolean): Promise<void> {
+    this.session.rooted = true
     this.session.require('read', { kind: 'queue', name: queue }) // 84
     const entry = await this.session.queue(queue)
     const feed = this.session.context.feeds.of(entry.store)

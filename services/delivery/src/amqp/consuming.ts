@@ -53,6 +53,7 @@ export class Consuming {
     }
     if (queue === REPLY_TO) return this.#consumeReplies(method, tag)
     const { session } = this.#channel
+    session.rooted = true
     session.require('read', { kind: 'queue', name: queue }) // 84
     const entry = await session.queue(queue)
     const single = entry.definition.arguments['x-single-active-consumer'] === true
@@ -154,6 +155,7 @@ export class Consuming {
     if (!noAck) throw precondition('reply consumer cannot acknowledge')
     if (this.#replyTag !== '') throw precondition('reply consumer already set')
     const { channel, session } = this.#channel
+    session.rooted = true // the address says which process knows it
     this.#replyTag = tag
     this.replyAddress = session.context.replyTo.address((record) =>
       this.#channel.deliverReply(tag, record),

@@ -29,12 +29,6 @@ const SHUTDOWN = new AmqpError(
   "broker forced connection closure with reason 'shutdown'",
 )
 
-/** What they held went to others, and nobody counts them as consumers any more. */
-const LOST = new AmqpError(
-  REPLY_CODES.connectionForced,
-  "broker forced connection closure with reason 'away for longer than its heartbeat'",
-)
-
 /** The doors of one process, their connections, and the loop that closes them when it stops. */
 export function amqpDoors(
   deps: Deps,
@@ -67,7 +61,7 @@ const secure =
 class AmqpServer {
   readonly #context: AmqpContext
   readonly #config: Config
-  readonly #connections = new Set<Connection>()
+  readonly #connections = new Map<Connection, Session>()
   /** What the server lacks, in RabbitMQ's words; '' = nothing (18). */
   #alarm = ''
 
@@ -89,23 +83,21 @@ class AmqpServer {
     const stopped = Promise.withResolvers<void>()
     const alarms = setInterval(() => this.#lookAtAlarms(), ALARMS_LOOK_MS)
     const { onLost } = this.#context.deps.store
-    const lost = () => this.#closeAll(LOST)
+    const lost = () => {
+      for (const session of this.#connections.values()) session.lost()
+    }
     onLost.add(lost)
     onAbort(signal, () => {
       clearInterval(alarms)
       onLost.delete(lost)
-      this.#closeAll(SHUTDOWN)
+      // Clients connect again, here or elsewhere.
+      for (const connection of this.#connections.keys()) connection.close(SHUTDOWN)
       stopped.resolve()
     })
     const closed = stopped.promise
-      .then(() => Promise.all([...this.#connections].map((connection) => connection.closed)))
+      .then(() => Promise.all([...this.#connections.keys()].map(({ closed }) => closed)))
       .then(() => {})
     return { closed }
-  }
-
-  /** Clients connect again, here or elsewhere. */
-  #closeAll(why: AmqpError): void {
-    for (const connection of this.#connections) connection.close(why)
   }
 
   #lookAtAlarms(): void {
@@ -113,7 +105,7 @@ class AmqpServer {
     if (alarm === this.#alarm) return
     this.#alarm = alarm
     this.#context.deps.log.warn({ alarm }, alarm === '' ? 'publishers go on' : 'publishers wait')
-    for (const connection of this.#connections) {
+    for (const connection of this.#connections.keys()) {
       if (alarm === '') connection.unblock()
       else connection.block(alarm)
     }
@@ -180,9 +172,12 @@ class AmqpServer {
         report,
         hint: (what) => log.warn(what),
       },
-      (connection) => new Session(this.#context, connection, peer),
+      (connection) => {
+        const session = new Session(this.#context, connection, peer)
+        this.#connections.set(connection, session)
+        return session
+      },
     )
-    this.#connections.add(connection)
     this.#context.counts.connectionsOpened.value++
     if (this.#alarm !== '') connection.block(this.#alarm)
     connection.closed.then(() => this.#connections.delete(connection), report)

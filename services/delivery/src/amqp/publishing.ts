@@ -66,6 +66,11 @@ export class Publishing implements PublishReply {
     this.#channel = channel
   }
 
+  /** While Redis is away its client waits, as it does for memory (18). */
+  get patient(): boolean {
+    return this.#channel.open
+  }
+
   /** @throws AmqpError what closes the channel or the connection. */
   publish(
     exchange: string,

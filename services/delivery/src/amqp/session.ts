@@ -51,13 +51,17 @@ export interface Peer {
 /** Kinds of principals that are proven for a time. */
 const EXPIRES: ReadonlySet<Principal['kind']> = new Set(['token', 'api-key'])
 
+const LOST = "broker forced connection closure with reason 'away for longer than its heartbeat'"
+
 let sessions = 0
 
 export class Session implements ConnectionHandler {
   readonly context: AmqpContext
   readonly connection: Connection
   /** Names this connection among all of all processes, as the owner of exclusive queues. */
-  readonly id: string
+  id: string
+  /** Has, or had, what is in the name of this process: a consumer, deliveries, exclusive queues. */
+  rooted = false
   vhost = ''
   #principal: Principal | undefined
   #grants: Grants | undefined
@@ -73,7 +77,20 @@ export class Session implements ConnectionHandler {
     this.context = context
     this.#peer = peer
     this.connection = connection
-    this.id = `${context.deps.store.slot.name}:${++sessions}`
+    this.id = this.#newId()
+  }
+
+  #newId(): string {
+    return `${this.context.deps.store.slot.name}:${++sessions}`
+  }
+
+  /**
+   * This process was taken for dead: what it held went to others, and nobody counts its consumers
+   * any more (16). A connection that has only published goes on.
+   */
+  lost(): void {
+    if (this.rooted) this.#force(LOST)
+    else this.id = this.#newId()
   }
 
   /** Who has logged in. */

@@ -124,6 +124,7 @@ async function declare(
   name: string,
 ): Promise<QueueEntry> {
   const { topology } = session.context.deps
+  if (method.exclusive) session.rooted = true
   const { vhost, id } = session
   const { [NAME_PREFIX]: prefix, ...args } = method.arguments
   // 41: also one that is there, by whatever name the server gave it.
