@@ -2,7 +2,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
-import type { Bench } from './bench.ts'
+import type { Scope } from '@sluice/testkit'
 import { encodeRequest, load } from './http-load.ts'
 
 export const PASSWORD = 'bench bench'
@@ -20,7 +20,7 @@ export interface Server {
 
 /** Runs these services in one process until the bench ends. */
 export function startServices(
-  b: Bench,
+  b: Pick<Scope, 'after'>,
   services: readonly string[],
   redisUrl: string,
   env: Readonly<Record<string, string>> = {},
@@ -37,7 +37,7 @@ export function startServices(
 
 /** Runs Node with these arguments until the bench ends; it tells `{ http: url }` once it serves. */
 export async function startServer(
-  b: Bench,
+  b: Pick<Scope, 'after'>,
   args: readonly string[],
   env: Readonly<Record<string, string>>,
 ): Promise<Server> {

@@ -1,0 +1,78 @@
+/** The model held against a case that no line was fitted to: first said, then measured. */
+import { random } from '@sluice/testkit'
+import { consumeAll } from './consumers.ts'
+import { type Answer, answer, type Coefficients, type Question } from './model.ts'
+import { dropQueue, fill, freshQueue, type Rig } from './rig.ts'
+
+const QUEUE = 'capacity-check'
+const SEED = 13
+const DELIVERY_LIMIT = 20
+
+export interface Check {
+  readonly question: Question
+  readonly expected: Answer
+  readonly measured: {
+    readonly messagesPerSecond: number
+    readonly drainMs: number
+    readonly meanDelayMs: number
+    readonly deliveriesPerMessage: number
+    readonly memoryBytes: number
+    readonly storeMs: number
+  }
+  /** How far off the model was, as a share of what was measured. */
+  readonly error: { readonly rate: number; readonly deliveries: number; readonly memory: number }
+}
+
+export async function measureCheck(rig: Rig, coefficients: Coefficients): Promise<Check> {
+  const question: Question = {
+    messages: rig.short ? 1_000 : 10_000,
+    ...{ consumers: 6, errors: 0.15, workMs: 7, bodyBytes: 700 },
+    deliveriesMax: DELIVERY_LIMIT + 1,
+  }
+  const expected = answer(coefficients, question)
+  rig.say('the model: a case that no line was fitted to')
+  const measured = await measure(rig, question)
+  const off = (what: 'messagesPerSecond' | 'deliveriesPerMessage' | 'memoryBytes') =>
+    (expected[what] - measured[what]) / measured[what]
+  const error = {
+    rate: off('messagesPerSecond'),
+    deliveries: off('deliveriesPerMessage'),
+    memory: off('memoryBytes'),
+  }
+  return { question, expected, measured, error }
+}
+
+async function measure(rig: Rig, question: Question): Promise<Check['measured']> {
+  const { messages, consumers, errors, workMs, bodyBytes } = question
+  await freshQueue(rig, QUEUE, { 'x-delivery-limit': DELIVERY_LIMIT })
+  const before = await rig.dataBytes()
+  const fromMs = performance.now()
+  await fill(rig, QUEUE, messages, bodyBytes)
+  const storeMs = performance.now() - fromMs
+  const memoryBytes = (await rig.dataBytes()) - before
+  const chance = random(SEED)
+  const begunMs = performance.now()
+  let waitedMs = 0
+  const consumed = await consumeAll(
+    rig,
+    QUEUE,
+    {
+      consumers,
+      workMs: () => workMs,
+      fails() {
+        const fails = chance.chance(errors)
+        if (!fails) waitedMs += performance.now() - begunMs
+        return fails
+      },
+    },
+    messages,
+  )
+  await dropQueue(rig, QUEUE)
+  return {
+    messagesPerSecond: consumed.left / consumed.seconds,
+    drainMs: consumed.seconds * 1_000,
+    meanDelayMs: waitedMs / messages,
+    deliveriesPerMessage: consumed.deliveries / consumed.left,
+    ...{ memoryBytes, storeMs },
+  }
+}
