@@ -21,6 +21,8 @@ test('no. 44: a vhost may tolerate declarations that differ, with a warning and 
     name: vhost,
     tolerantRedeclare: true,
     holdEta: false,
+    maxConnections: -1,
+    maxQueues: -1,
   })
   await confirming(peer)
   await store(peer, 'q', ['1', '2'])

@@ -64,12 +64,19 @@ test('what is exported is imported elsewhere, and then the same comes out', asyn
   const [one, other] = [await start(t), await start(t)]
   await importing(one, RABBITMQ)
   await one.request('PUT', '/v1/users/bob', {
-    body: { password: 'correct horse', tags: ['monitoring'] },
+    body: { password: 'correct horse', tags: ['monitoring'], maxConnections: 5 },
   })
+  await one.request('PUT', '/v1/vhosts/shop', { body: { maxConnections: 9, maxQueues: 40 } })
   const first = await one.request('GET', '/v1/definitions')
   const report = await importing(other, first.text)
   assert.equal(report.status, 200, report.text)
   assert.equal((await other.request('GET', '/v1/definitions')).text, first.text)
+  const limits = { component: 'vhost-limits', vhost: 'shop', name: 'limits' }
+  assert.deepEqual(first.json.parameters, [
+    { ...limits, value: { 'max-connections': 9, 'max-queues': 40 } },
+  ])
+  assert.equal((await other.request('GET', '/v1/vhosts/shop')).json.maxQueues, 40)
+  assert.equal((await other.request('GET', '/v1/users/bob')).json.maxConnections, 5)
   const login = `Basic ${Buffer.from('bob:correct horse').toString('base64')}`
   const asBob = await other.request('GET', '/v1/whoami', { headers: { Authorization: login } })
   assert.equal(asBob.status, 200)

@@ -229,7 +229,8 @@ test('passwords go in and do not come out; the administrator of the settings is 
   const broker = await withBroker(t)
   const { user, password } = await newUser(broker)
   const { text } = await succeed(broker, 'GET', `/v1/users/${user}`)
-  assert.deepEqual(JSON.parse(text), { name: user, tags: [], hasPassword: true })
+  const unlimited = { maxConnections: -1, maxChannels: -1 }
+  assert.deepEqual(JSON.parse(text), { name: user, tags: [], hasPassword: true, ...unlimited })
   const stored = JSON.stringify(broker.deps.topology.table.documents.get('user', '', user))
   assert.ok(!stored.includes(password))
   const put = (name: string, body: unknown) => broker.request('PUT', `/v1/users/${name}`, { body })

@@ -41,7 +41,11 @@ async function setup(t: TestContext) {
     return [...new Set(consumers.map(([slot]) => slot!))]
   }
   const alive = () => redis.keys(`${ALIVE}*`)
-  const pidOf = async (slot: string) => Number(await redis.get(ALIVE + slot))
+  const pidOf = async (slot: string) => {
+    const pid = Number.parseInt((await redis.get(ALIVE + slot)) ?? '', 10)
+    assert(pid > 0, `${slot} lives`)
+    return pid
+  }
   return { both, consume, consuming, alive, pidOf }
 }
 

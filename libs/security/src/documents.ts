@@ -47,6 +47,9 @@ export const UserDocument = z.strictObject({
   /** As `hashPassword` writes it; '' = no password proves this user. */
   passwordHash: z.string(),
   tags: Tags,
+  /** AMQP connections and channels, over all processes; -1 = any number. */
+  maxConnections: z.int().min(-1).default(-1),
+  maxChannels: z.int().min(-1).default(-1),
 })
 export type UserDocument = z.output<typeof UserDocument>
 

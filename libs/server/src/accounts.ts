@@ -27,6 +27,9 @@ export interface UserChange {
   /** One made by RabbitMQ, instead of a password. */
   readonly hash?: { readonly algorithm: string; readonly base64: string } | undefined
   readonly tags?: readonly string[] | undefined
+  /** -1 = any number. */
+  readonly maxConnections?: number | undefined
+  readonly maxChannels?: number | undefined
 }
 
 export interface Accounts {
@@ -39,7 +42,7 @@ export interface Accounts {
 export async function putUser(
   { topology, administrator }: Accounts,
   user: string,
-  { password, hash, tags }: UserChange,
+  { password, hash, tags, ...most }: UserChange,
 ): Promise<{ created: boolean }> {
   const name = parseUserName(user)
   if (name === administrator) {
@@ -58,6 +61,8 @@ export async function putUser(
     return {
       passwordHash: passwordHash ?? known?.passwordHash ?? '',
       tags: [...new Set(tags ?? known?.tags ?? [])],
+      maxConnections: most.maxConnections ?? known?.maxConnections ?? -1,
+      maxChannels: most.maxChannels ?? known?.maxChannels ?? -1,
     }
   })
   return { created: before === undefined }

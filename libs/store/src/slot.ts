@@ -5,6 +5,9 @@
  * holds is reclaimed by any reaper. A process that was paused past its heartbeat finds its key
  * gone: what it held is someone else's by then, so it goes on under a new name and tells `onLost`.
  *
+ * The heartbeat carries the process's id and a note, for what processes must know of each other
+ * while they live.
+ *
  * The number in a name is random. A counter in Redis would come back with an older copy of its data
  * and give a name twice: two processes would pass for one, and appends of the one for the other's.
  */
@@ -27,6 +30,8 @@ export class Slot {
   readonly #onWake: (base: string) => void
   readonly #onLost: () => void
   #onAgenda: ((base: string, atMs: number) => void) | undefined
+  /** What this process lets the others know. */
+  note: () => string = () => ''
   #name = ''
   /** Queues in which this name may have left something. */
   #queues = new Map<string, Promise<void>>()
@@ -143,6 +148,20 @@ export class Slot {
     return (await this.alive()).sort()[0] === this.#name
   }
 
+  /** Sends a heartbeat before it is due, for its note. */
+  async tell(): Promise<void> {
+    await this.#renew()
+  }
+
+  /** The notes of the others with heartbeat; '' = none. */
+  async notes(): Promise<string[]> {
+    const all = await this.#redis.smembers(ALL)
+    const others = all.filter((slot) => slot !== this.#name)
+    if (others.length === 0) return []
+    const beats = await this.#redis.mget(others.map(aliveKey))
+    return beats.flatMap((beat) => (beat === null ? [] : [beat.slice(beat.indexOf(' ') + 1)]))
+  }
+
   /** Ends the heartbeat; reapers take over whatever is still held. */
   async close(): Promise<void> {
     clearInterval(this.#timer)
@@ -152,7 +171,7 @@ export class Slot {
   async #take(): Promise<void> {
     const previous = this.#name
     const name = `d${randomInt(1, NUMBERS)}`
-    await this.#redis.set(aliveKey(name), process.pid, 'PX', limits.SLOT_TTL_MS)
+    await this.#redis.set(aliveKey(name), this.#said(), 'PX', limits.SLOT_TTL_MS)
     await this.#redis.sadd(ALL, name)
     await this.#subscriber.subscribe(wakeChannel(name))
     if (previous !== '') await this.#subscriber.unsubscribe(wakeChannel(previous))
@@ -166,15 +185,18 @@ export class Slot {
   }
 
   async #beat(): Promise<void> {
-    const alive = await this.#redis.set(
-      aliveKey(this.#name),
-      process.pid,
-      'PX',
-      limits.SLOT_TTL_MS,
-      'XX',
-    )
-    if (alive !== null) return
+    if (await this.#renew()) return
     await this.#take()
     this.#onLost()
+  }
+
+  #said(): string {
+    return `${process.pid} ${this.note()}`
+  }
+
+  /** False when the name is taken for dead. */
+  async #renew(): Promise<boolean> {
+    const key = aliveKey(this.#name)
+    return (await this.#redis.set(key, this.#said(), 'PX', limits.SLOT_TTL_MS, 'XX')) !== null
   }
 }

@@ -136,3 +136,16 @@ export function checkNewName(kind: 'exchange' | 'queue', name: string): void {
     )
   }
 }
+
+/** `amq.dead-letters`, which a vhost always has. */
+const OWN_QUEUES = 1
+
+/** Throws invalid_request where a vhost has as many queues as it may. */
+export function checkRoom(table: RoutingTable, vhost: string, queue: string): void {
+  const { maxQueues } = table.vhostOptions(vhost)
+  if (maxQueues < 0 || table.queueCount(vhost) - OWN_QUEUES < maxQueues) return
+  throw new BrokerError(
+    'invalid_request',
+    `cannot declare queue '${queue}': queue limit in vhost '${vhost}' (${maxQueues}) is reached`,
+  )
+}

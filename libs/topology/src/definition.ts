@@ -55,15 +55,29 @@ export interface PolicyDefinition {
   readonly definition: Arguments
 }
 
-/** What a vhost does differently from RabbitMQ, for clients that need it; off unless set. */
+/** What a vhost does differently from RabbitMQ, for clients that need it, and what it may have. */
 export interface VhostOptions {
   /** Declaring what is there differently is a warning in the log instead of a refusal. */
   readonly tolerantRedeclare: boolean
   /** An AMQP message with a header `eta` (a time, ISO 8601) is delivered at that time. */
   readonly holdEta: boolean
+  /** AMQP connections, over all processes; -1 = any number. */
+  readonly maxConnections: number
+  /** Queues, beside its `amq.dead-letters`; -1 = any number. What is there stays. */
+  readonly maxQueues: number
 }
 
-export const VHOST_OPTIONS_DEFAULT: VhostOptions = { tolerantRedeclare: false, holdEta: false }
+export const VHOST_OPTIONS_DEFAULT: VhostOptions = {
+  tolerantRedeclare: false,
+  holdEta: false,
+  maxConnections: -1,
+  maxQueues: -1,
+}
+
+/** What to set; what is undefined stays as it is. */
+export type VhostChange = {
+  readonly [Option in keyof VhostOptions]?: VhostOptions[Option] | undefined
+}
 
 export interface VhostDefinition extends Partial<VhostOptions> {
   readonly name: string

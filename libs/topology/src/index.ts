@@ -26,6 +26,7 @@ export {
   type PolicyDefinition,
   type QueueDefinition,
   VHOST_OPTIONS_DEFAULT,
+  type VhostChange,
   type VhostOptions,
 } from './definition.ts'
 export {

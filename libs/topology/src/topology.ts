@@ -17,6 +17,7 @@ import { checkSameExchange, checkSameQueue } from './arguments.ts'
 import {
   checkNewName,
   checkNotDefault,
+  checkRoom,
   differs,
   parseBinding,
   parseExchange,
@@ -36,6 +37,7 @@ import {
   policyField,
   type QueueDefinition,
   queueField,
+  type VhostChange,
   type VhostOptions,
   vhostField,
 } from './definition.ts'
@@ -158,16 +160,14 @@ export class Topology {
   /**
    * Declares a vhost with its predeclared exchanges and its `amq.dead-letters`.
    *
-   * @param options what to set; what is left out stays as it is.
+   * @param options what to set.
    */
-  async declareVhost(
-    vhost: string,
-    options: Partial<VhostOptions> = {},
-  ): Promise<{ created: boolean }> {
+  async declareVhost(vhost: string, options: VhostChange = {}): Promise<{ created: boolean }> {
     const name = parseName('vhost', vhost)
+    const given = Object.entries(options).filter(([, value]) => value !== undefined)
     const result = await this.#change<{ created: boolean }>((table, version) => {
       const before = table.vhostOptions(name)
-      const after = { ...before, ...options }
+      const after: VhostOptions = { ...before, ...Object.fromEntries(given) }
       const definition = { name, ...after }
       if (!table.hasVhost(name)) {
         return changed(predeclared(definition, version, this.#options), { created: true })
@@ -265,6 +265,7 @@ export class Topology {
         return unchanged({ definition: current, created: false, ...differs(table, vhost, same) })
       }
       if (!generated) checkNewName('queue', parsed.name)
+      checkRoom(table, vhost, parsed.name)
       const definition = { ...parsed, epoch: version }
       const change = set(queueField(vhost, parsed.name), definition)
       return changed([change], { definition, created: true })

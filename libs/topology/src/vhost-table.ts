@@ -233,7 +233,7 @@ export class VhostTable {
     const { exchanges, policies } = this.#parts
     const { definition } = changes
     const parts: Parts = {
-      options: definition ? { ...VHOST_OPTIONS_DEFAULT, ...definition } : this.#parts.options,
+      options: definition ? optionsOf(definition) : this.#parts.options,
       exchanges: exchanges.with(changes.exchanges),
       policies: changes.policies.size === 0 ? policies : policiesWith(policies, changes.policies),
       ...this.#bindingsWith(changes.bindings),
@@ -406,6 +406,10 @@ export class VhostTable {
     const bindings = this.#parts.sources.get(binding.source)?.bindings
     return bindings?.has(bindingField(this.name, binding)) ?? false
   }
+}
+
+function optionsOf({ name: _, ...options }: VhostDefinition): VhostOptions {
+  return { ...VHOST_OPTIONS_DEFAULT, ...options }
 }
 
 function policiesWith(policies: Policies, changes: VhostChanges['policies']): Policies {

@@ -19,11 +19,13 @@ import {
   EXCHANGE_TYPES,
   type ExchangeDefinition,
   type RoutingTable,
-  type VhostOptions,
 } from '@sluice/topology'
 import { z } from 'zod'
 
 export const Arguments = z.record(z.string(), z.json()).default({})
+
+/** A limit; -1 = none. */
+export const Most = z.int().min(-1)
 
 const VhostBody = z.strictObject({
   tolerantRedeclare: z.boolean().optional().meta({
@@ -33,6 +35,10 @@ const VhostBody = z.strictObject({
   holdEta: z.boolean().optional().meta({
     description: 'AMQP messages with a header `eta` (ISO 8601) are delivered at that time.',
   }),
+  maxConnections: Most.optional().meta({
+    description: 'AMQP connections, over all processes; -1 = any number.',
+  }),
+  maxQueues: Most.optional().meta({ description: 'Queues; -1 = any number.' }),
 })
 const Vhost = VhostBody.required().extend({ name: z.string() }).meta({ id: 'Vhost' })
 
@@ -100,17 +106,6 @@ export function topologyRoutes({ topology, access }: Deps): Route[] {
 
 type Parts = Pick<Deps, 'topology'>
 
-function optionsOf(table: RoutingTable, vhost: string): VhostOptions {
-  const { tolerantRedeclare, holdEta } = table.vhostOptions(vhost)
-  return { tolerantRedeclare, holdEta }
-}
-
-function given({ tolerantRedeclare, holdEta }: z.output<typeof VhostBody>): Partial<VhostOptions> {
-  return {
-    ...(tolerantRedeclare !== undefined && { tolerantRedeclare }),
-    ...(holdEta !== undefined && { holdEta }),
-  }
-}
 type Current = () => Promise<Deps['topology']['table']>
 
 const tag = 'topology'
@@ -134,7 +129,7 @@ function vhostRoutes(
         const all = access.tags(principal).has('monitoring')
         const seen = table.vhosts().filter((name) => all || access.enters(principal, name))
         const page = pageOn(seen, (name) => name, query)
-        const items = page.items.map((name) => ({ name, ...optionsOf(table, name) }))
+        const items = page.items.map((name) => ({ name, ...table.vhostOptions(name) }))
         return { status: 200, body: { ...page, items } }
       },
     }),
@@ -149,7 +144,7 @@ function vhostRoutes(
       async handle({ params: { vhost } }) {
         const table = await current()
         if (!table.hasVhost(vhost)) throw noVhost(vhost)
-        return { status: 200, body: { name: vhost, ...optionsOf(table, vhost) } }
+        return { status: 200, body: { name: vhost, ...table.vhostOptions(vhost) } }
       },
     }),
     route({
@@ -161,7 +156,7 @@ function vhostRoutes(
       body: VhostBody,
       answers: PUT_ANSWERS,
       handle: async ({ params: { vhost }, body }) =>
-        declared((await topology.declareVhost(vhost, given(body))).created),
+        declared((await topology.declareVhost(vhost, body)).created),
     }),
     route({
       method: 'delete',

@@ -23,7 +23,7 @@ import {
   route,
 } from '@sluice/server'
 import { z } from 'zod'
-import { DELETE_ANSWERS, declared, PUT_ANSWERS } from './http-topology.ts'
+import { DELETE_ANSWERS, declared, Most, PUT_ANSWERS } from './http-topology.ts'
 
 const PASSWORD_LENGTH_MIN = 8
 const PASSWORD_LENGTH_MAX = 256
@@ -40,6 +40,12 @@ const UserBody = z
     tags: Tags.optional().meta({
       description: 'administrator, monitoring, policymaker, management, impersonator.',
     }),
+    maxConnections: Most.optional().meta({
+      description: 'AMQP connections, over all processes; -1 = any number.',
+    }),
+    maxChannels: Most.optional().meta({
+      description: 'AMQP channels, over all processes; -1 = any number.',
+    }),
   })
   .refine(({ password, passwordHash }) => password === undefined || passwordHash === undefined, {
     error: 'Give a password or a hash of one.',
@@ -50,6 +56,8 @@ const User = z
     name: z.string(),
     tags: z.array(z.string()),
     hasPassword: z.boolean().meta({ description: 'Without one, a certificate proves the user.' }),
+    maxConnections: z.int(),
+    maxChannels: z.int(),
   })
   .meta({ id: 'User' })
 
@@ -62,10 +70,12 @@ const tag = 'access'
 const needs = 'administrator'
 const USER_PATH = '/v1/users/:user'
 
-const shown = ({ name, tags, passwordHash }: UserDocument & { readonly name: string }) => ({
-  name,
-  tags,
-  hasPassword: passwordHash !== '',
+const shown = (user: UserDocument & { readonly name: string }) => ({
+  name: user.name,
+  tags: user.tags,
+  hasPassword: user.passwordHash !== '',
+  maxConnections: user.maxConnections,
+  maxChannels: user.maxChannels,
 })
 
 export function userRoutes({ topology, access }: Deps): Route[] {
@@ -122,9 +132,9 @@ function userWrites(accounts: Accounts): Route[] {
       answers: PUT_ANSWERS,
       refusals: ['forbidden'],
       async handle({ params: { user }, body }) {
-        const { password, passwordHash: base64, hashingAlgorithm: algorithm, tags } = body
+        const { passwordHash: base64, hashingAlgorithm: algorithm, ...change } = body
         const hash = base64 === undefined ? undefined : { algorithm, base64 }
-        return declared((await putUser(accounts, user, { password, hash, tags })).created)
+        return declared((await putUser(accounts, user, { ...change, hash })).created)
       },
     }),
     route({

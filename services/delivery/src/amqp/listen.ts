@@ -12,13 +12,14 @@ import { limits, onAbort, type Start } from '@sluice/core'
 import type { Deps, Door, Tls, Upgrade } from '@sluice/server'
 import { createWebSocketStream, WebSocketServer } from 'ws'
 import type { Feeds } from '../feeds.ts'
+import { ConnectionLimits } from './connection-limits.ts'
 import { amqpCounts } from './counts.ts'
 import { refusal } from './reply.ts'
 import { ReplyTo } from './reply-to.ts'
 import { type AmqpContext, type Peer, Session } from './session.ts'
 
-/** How often the server's alarms are looked at, ms. */
-const ALARMS_LOOK_MS = 1_000
+/** How often the server's alarms, and connections elsewhere, are looked at, ms. */
+const LOOK_MS = 1_000
 
 /** Where browsers open a WebSocket that speaks AMQP. */
 const WEBSOCKET_PATH = '/ws/amqp'
@@ -71,6 +72,7 @@ class AmqpServer {
       deps,
       feeds,
       replyTo: new ReplyTo(deps.store),
+      limits: new ConnectionLimits(deps),
       messageBytesMax: config.messageBytesMax,
       ackTimeoutMs: config.amqpAckTimeoutMs,
       counts: amqpCounts(deps, () => this.#connections.size),
@@ -81,14 +83,14 @@ class AmqpServer {
   async run(signal: AbortSignal): Promise<{ closed: Promise<void> }> {
     await this.#context.replyTo.open()
     const stopped = Promise.withResolvers<void>()
-    const alarms = setInterval(() => this.#lookAtAlarms(), ALARMS_LOOK_MS)
+    const looks = setInterval(() => this.#look(), LOOK_MS)
     const { onLost } = this.#context.deps.store
     const lost = () => {
       for (const session of this.#connections.values()) session.lost()
     }
     onLost.add(lost)
     onAbort(signal, () => {
-      clearInterval(alarms)
+      clearInterval(looks)
       onLost.delete(lost)
       // Clients connect again, here or elsewhere.
       for (const connection of this.#connections.keys()) connection.close(SHUTDOWN)
@@ -98,6 +100,12 @@ class AmqpServer {
       .then(() => Promise.all([...this.#connections.keys()].map(({ closed }) => closed)))
       .then(() => {})
     return { closed }
+  }
+
+  #look(): void {
+    const { limits, deps } = this.#context
+    limits.look().catch(deps.report)
+    this.#lookAtAlarms()
   }
 
   #lookAtAlarms(): void {

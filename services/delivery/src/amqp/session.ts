@@ -24,6 +24,7 @@ import type { QueueEntry } from '@sluice/topology'
 import type { Feeds } from '../feeds.ts'
 import { insist } from '../insist.ts'
 import { ChannelSession } from './channel-session.ts'
+import type { ConnectionLimits } from './connection-limits.ts'
 import type { AmqpCounts } from './counts.ts'
 import { locked, notAllowed, notFound, refused } from './reply.ts'
 import type { ReplyTo } from './reply-to.ts'
@@ -35,6 +36,7 @@ export interface AmqpContext {
   readonly deps: Deps
   readonly feeds: Feeds
   readonly replyTo: ReplyTo
+  readonly limits: ConnectionLimits
   readonly messageBytesMax: number
   /** A delivery that is not settled for this long goes back, ms; 0 = never. */
   readonly ackTimeoutMs: number
@@ -72,6 +74,9 @@ export class Session implements ConnectionHandler {
   /** A declare of an exclusive queue failed, and may have happened. */
   #ownsMore = false
   readonly #peer: Peer
+  /** Where it counts as a connection. */
+  readonly #counted: ['vhost' | 'user', name: string][] = []
+  #ended = false
 
   constructor(context: AmqpContext, connection: Connection, peer: Peer) {
     this.context = context
@@ -141,6 +146,21 @@ export class Session implements ConnectionHandler {
     }
     this.vhost = vhost
     this.#admit(this.principal)
+    await this.#count('vhost', vhost, (most) => {
+      return `${this.#noEntry}: vhost connection limit (${most}) is reached`
+    })
+    await this.#count('user', this.user, (most) => {
+      return `connection refused for user '${this.user}': user connection limit (${most}) is reached`
+    })
+  }
+
+  /** 9. */
+  async #count(what: 'vhost' | 'user', name: string, full: (most: number) => string) {
+    const { limits } = this.context
+    const most = await limits.enter(what, name)
+    if (most !== undefined) throw notAllowed(full(most))
+    if (this.#ended) limits.leave(what, name)
+    else this.#counted.push([what, name])
   }
 
   /**
@@ -211,9 +231,19 @@ export class Session implements ConnectionHandler {
   }
 
   channel(channel: Channel): ChannelHandler {
-    const { channels } = this.context.counts
+    const { limits, counts } = this.context
+    const { channels } = counts
+    const { user } = this
+    const most = limits.enterChannel(user)
+    if (most !== undefined) {
+      throw notAllowed(
+        `number of channels opened for user '${user}' has reached the maximum allowed user limit of (${most})`,
+      )
+    }
     const session = new ChannelSession(this, channel, () => {
-      if (this.#channels.delete(session)) channels.open--
+      if (!this.#channels.delete(session)) return
+      channels.open--
+      limits.leave('channels', user)
     })
     this.#channels.add(session)
     channels.open++
@@ -227,6 +257,8 @@ export class Session implements ConnectionHandler {
 
   async closed(): Promise<void> {
     this.#unfollow()
+    this.#ended = true
+    for (const [what, name] of this.#counted.splice(0)) this.context.limits.leave(what, name)
     if (this.#exclusive.size === 0 && !this.#ownsMore) return
     const { topology, stopping } = this.context.deps
     await insist(stopping, async () => {

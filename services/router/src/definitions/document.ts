@@ -14,6 +14,10 @@ const vhost = name.default('/')
 const Arguments = z.record(z.string(), z.json()).default({})
 const list = <S extends z.ZodType>(entity: S) => z.array(entity).max(ENTITIES_MAX).default([])
 
+const most = z.int().min(-1).optional()
+export const VhostLimits = z.object({ 'max-connections': most, 'max-queues': most })
+const UserLimits = z.object({ 'max-connections': most, 'max-channels': most })
+
 // What RabbitMQ adds to an entity in a newer version is let in: it is a document of another broker.
 const Vhost = z.object({
   name,
@@ -23,12 +27,15 @@ const Vhost = z.object({
       holdEta: z.boolean().optional(),
     })
     .optional(),
+  // RabbitMQ writes [] for none.
+  limits: z.union([VhostLimits, z.array(z.unknown())]).default([]),
 })
 const User = z.object({
   name,
   password_hash: z.string().max(limits.NAME_BYTES_MAX).default(''),
   hashing_algorithm: z.string().default('rabbit_password_hashing_sha256'),
   tags: z.union([z.string(), z.array(z.string())]).default([]),
+  limits: z.union([UserLimits, z.array(z.unknown())]).default([]),
 })
 const Permission = z.object({
   user: name,
@@ -78,6 +85,17 @@ const Policy = z.object({
   definition: z.record(z.string(), z.json()),
 })
 
+/** The component of RabbitMQ that limits vhosts. */
+export const VHOST_LIMITS = 'vhost-limits'
+
+/** RabbitMQ keeps limits of a vhost as one of these; the others are of its plugins. */
+const Parameter = z.looseObject({
+  component: z.string().default(''),
+  vhost: z.string().default(''),
+  name: z.string().default(''),
+  value: z.unknown(),
+})
+
 export const DefinitionsDocument = z
   .looseObject({
     vhosts: list(Vhost),
@@ -88,6 +106,7 @@ export const DefinitionsDocument = z
     queues: list(Queue),
     bindings: list(Binding),
     policies: list(Policy),
+    parameters: list(Parameter),
   })
   .meta({ id: 'Definitions' })
 export type DefinitionsDocument = z.output<typeof DefinitionsDocument>

@@ -8,6 +8,7 @@ import {
 } from '@sluice/security'
 import { readEach } from '@sluice/server'
 import type { RoutingTable } from '@sluice/topology'
+import { VHOST_LIMITS } from './document.ts'
 
 /** @param only this vhost, without users; all of them with their users where undefined. */
 export function exportDefinitions(table: RoutingTable, only: string | undefined) {
@@ -19,7 +20,11 @@ export function exportDefinitions(table: RoutingTable, only: string | undefined)
       const { tolerantRedeclare, holdEta } = table.vhostOptions(name)
       return { name, sluice: { tolerantRedeclare, holdEta } }
     }),
-    users: users.map(({ name, passwordHash, tags }) => ({ name, ...hashOf(passwordHash), tags })),
+    parameters: vhosts.flatMap((vhost) => limitsOf(table, vhost)),
+    users: users.map(({ name, passwordHash, tags, maxConnections, maxChannels }) => ({
+      ...{ name, ...hashOf(passwordHash), tags },
+      limits: given({ 'max-connections': maxConnections, 'max-channels': maxChannels }),
+    })),
     permissions: vhosts.flatMap((vhost) => permissionsIn(table, vhost)),
     topic_permissions: vhosts.flatMap((vhost) => topicPermissionsIn(table, vhost)),
     exchanges: vhosts.flatMap((vhost) => exchangesIn(table, vhost)),
@@ -27,6 +32,18 @@ export function exportDefinitions(table: RoutingTable, only: string | undefined)
     bindings: vhosts.flatMap((vhost) => bindingsIn(table, vhost)),
     policies: vhosts.flatMap((vhost) => policiesIn(table, vhost)),
   }
+}
+
+/** As RabbitMQ keeps them. */
+function limitsOf(table: RoutingTable, vhost: string) {
+  const { maxConnections, maxQueues } = table.vhostOptions(vhost)
+  const value = given({ 'max-connections': maxConnections, 'max-queues': maxQueues })
+  if (Object.keys(value).length === 0) return []
+  return [{ component: VHOST_LIMITS, vhost, name: 'limits', value }]
+}
+
+function given(limits: Readonly<Record<string, number>>) {
+  return Object.fromEntries(Object.entries(limits).filter(([, most]) => most >= 0))
 }
 
 /** Every queue is exported but those that go with a connection. */

@@ -32,8 +32,10 @@ import {
   parsePolicy,
   parseQueue,
   type RoutingTable,
+  type VhostChange,
 } from '@sluice/topology'
-import type { DefinitionsDocument } from './document.ts'
+import type { z } from 'zod'
+import { type DefinitionsDocument, VHOST_LIMITS, VhostLimits } from './document.ts'
 
 /** What becomes of an entity. `ignored`: it has no equivalent here, and nothing is done. */
 export type Action = 'create' | 'change' | 'same' | 'refused' | 'ignored'
@@ -86,6 +88,7 @@ export function plan(
     ...document.queues.map((queue) => draft.queue(queue)),
     ...document.bindings.map((binding) => draft.binding(binding)),
     ...document.policies.map((policy) => draft.policy(policy)),
+    ...document.parameters.map((parameter) => draft.parameter(parameter)),
     ...draft.rest(),
   ]
 }
@@ -115,18 +118,33 @@ class Draft {
     this.#queues = names(document.queues)
   }
 
-  vhost({ name, sluice = {} }: Entity<'vhosts'>): Step {
-    const target = { kind: 'vhost', vhost: '', name }
-    const { topology } = this.#accounts
-    const options = Object.fromEntries(Object.entries(sluice).filter(([, value]) => value != null))
-    const run = () => topology.declareVhost(name, options)
-    if (!this.#table.hasVhost(name)) return { ...target, action: 'create', run }
-    const { tolerantRedeclare, holdEta } = this.#table.vhostOptions(name)
-    const now = { tolerantRedeclare, holdEta }
-    return differsFrom(target, now, { ...now, ...options }, run)
+  vhost({ name, sluice = {}, limits }: Entity<'vhosts'>): Step {
+    return this.#options({ kind: 'vhost', vhost: '', name }, name, {
+      ...sluice,
+      ...(Array.isArray(limits) ? {} : limitsOf(limits)),
+    })
   }
 
-  user({ name, password_hash, hashing_algorithm, tags }: Entity<'users'>): Step {
+  parameter({ component, vhost, name, value }: Entity<'parameters'>): Step {
+    const kind = component === '' ? 'parameters' : `parameters (${component})`
+    const { success, data } = VhostLimits.safeParse(value)
+    const target = { kind: 'limits', vhost, name }
+    if (component !== VHOST_LIMITS || !success) return ignored({ ...target, kind }, NOTHING_LIKE_IT)
+    return this.#try(target, () => {
+      this.#requireVhost(vhost)
+      return this.#options(target, vhost, limitsOf(data))
+    })
+  }
+
+  #options(target: Target, vhost: string, options: VhostChange): Step {
+    const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value != null))
+    const run = () => this.#accounts.topology.declareVhost(vhost, given)
+    if (!this.#table.hasVhost(vhost)) return { ...target, action: 'create', run }
+    const now = { ...this.#table.vhostOptions(vhost) }
+    return differsFrom(target, now, { ...now, ...given }, run)
+  }
+
+  user({ name, password_hash, hashing_algorithm, tags, limits }: Entity<'users'>): Step {
     const target = { kind: 'user', vhost: '', name }
     const { administrator } = this.#accounts
     if (name === administrator) {
@@ -137,14 +155,20 @@ class Draft {
     return this.#try(target, () => {
       const algorithm = hashing_algorithm
       const passwordHash = password_hash === '' ? '' : importHash(algorithm, password_hash)
+      const most = Array.isArray(limits) ? {} : limits
+      const { 'max-connections': maxConnections, 'max-channels': maxChannels } = most
       const run = () =>
         putUser(this.#accounts, name, {
-          tags: wanted,
+          ...{ tags: wanted, maxConnections, maxChannels },
           ...(passwordHash !== '' && { hash: { algorithm, base64: password_hash } }),
         })
       const now = readDocument(UserDocument, this.#table.documents.get('user', '', name))
       if (!now) return { ...target, action: 'create', run }
-      const then = { passwordHash: passwordHash || now.passwordHash, tags: wanted }
+      const then = {
+        ...{ passwordHash: passwordHash || now.passwordHash, tags: wanted },
+        maxConnections: maxConnections ?? now.maxConnections,
+        maxChannels: maxChannels ?? now.maxChannels,
+      }
       return differsFrom(target, { ...now }, then, run)
     })
   }
@@ -292,7 +316,7 @@ class Draft {
       return entities.map((entity) => {
         const { name = '', vhost = '', component = '' } = (entity ?? {}) as Record<string, string>
         const what = component === '' ? kind : `${kind} (${component})`
-        return ignored({ kind: what, vhost, name }, 'there is nothing like it here')
+        return ignored({ kind: what, vhost, name }, NOTHING_LIKE_IT)
       })
     })
   }
@@ -328,6 +352,13 @@ class Draft {
   }
 }
 
+const NOTHING_LIKE_IT = 'there is nothing like it here'
+
+const limitsOf = (value: z.output<typeof VhostLimits>): VhostChange => ({
+  maxConnections: value['max-connections'],
+  maxQueues: value['max-queues'],
+})
+
 const KINDS = [
   'vhosts',
   'users',
@@ -337,6 +368,7 @@ const KINDS = [
   'queues',
   'bindings',
   'policies',
+  'parameters',
 ]
 
 const APPLY_TO: Readonly<Record<string, PolicyDefinition['applyTo']>> = {
