@@ -35,6 +35,7 @@ export const ERROR_DOCS = {
   memory_high: 'Redis is above `SLUICE_MEMORY_HIGH`; consumers can still settle.',
   overloaded: 'The waiting room of the ingest is full; `Retry-After` says when there is room.',
   durability_unavailable: 'Redis cannot give, or did not reach, the durability asked for.',
+  encryption_unavailable: 'The key of an encrypted queue cannot be had; nothing is stored or lost.',
   store_unavailable: 'Redis does not answer. What was asked may or may not have happened.',
   draining: 'The process is stopping; another one, or this one restarted, will serve.',
 } as const satisfies Record<ErrorCode, string>

@@ -31,6 +31,7 @@ export const BROKER_ERROR_CODES = [
   'memory_high',
   'overloaded',
   'durability_unavailable',
+  'encryption_unavailable',
   'store_unavailable',
   'draining',
 ] as const

@@ -34,6 +34,7 @@ const RETRIABLE: ReadonlySet<ErrorCode> = new Set([
   'memory_high',
   'overloaded',
   'durability_unavailable',
+  'encryption_unavailable',
   'store_unavailable',
   'draining',
 ])

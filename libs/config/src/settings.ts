@@ -189,6 +189,31 @@ export const SETTINGS = {
     doc: 'Key of the audit log’s hashes; the same in every process. Without it, whoever can write to Redis can write the log anew.',
     secret: true,
   },
+  encryptionKey: {
+    env: 'SLUICE_ENCRYPTION_KEY',
+    schema: z
+      .string()
+      .refine(isKeyList, 'is 32 bytes in hex or base64; several have commas between them')
+      .optional(),
+    doc: 'Key that wraps the data keys of encrypted queues (docs/encryption.md): 32 random bytes in hex or base64. Of several, separated by commas, the first wraps and all unwrap.',
+    secret: true,
+  },
+  encryptionKeyFile: {
+    env: 'SLUICE_ENCRYPTION_KEY_FILE',
+    schema: z.string().min(1).optional(),
+    doc: 'File with such keys, one a line, read again when it changes. They come before those of `SLUICE_ENCRYPTION_KEY`.',
+  },
+  encryptionKmsUrl: {
+    env: 'SLUICE_ENCRYPTION_KMS_URL',
+    schema: z.url({ protocol: /^https?$/ }).optional(),
+    doc: 'A KMS that wraps and unwraps data keys by HTTP (docs/encryption.md); it comes before keys of a file or the environment.',
+  },
+  encryptionKmsToken: {
+    env: 'SLUICE_ENCRYPTION_KMS_TOKEN',
+    schema: z.string().min(1).optional(),
+    doc: 'Bearer token that the KMS is sent.',
+    secret: true,
+  },
   auditEntriesMax: {
     env: 'SLUICE_AUDIT_ENTRIES_MAX',
     schema: int(1_000, 10_000_000, 100_000),
@@ -305,6 +330,12 @@ export const SETTINGS = {
     doc: 'Start even though Redis’s `maxmemory-policy` lets it throw away messages when memory is short. Only for data that may be lost.',
   },
 } as const satisfies Record<string, Setting>
+
+const KEY = /^(?:[\da-f]{64}|[\w+/-]{43}=?)$/i
+
+function isKeyList(text: string): boolean {
+  return text.split(/[\s,]+/).every((key) => key === '' || KEY.test(key))
+}
 
 const HOST = /^(?:\*\.)?(?!-)[a-z\d_-]{1,63}(?:\.[a-z\d_-]{1,63})*\.?$/i
 

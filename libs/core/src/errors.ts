@@ -38,6 +38,7 @@ export const ERROR_CODES = [
   'memory_high',
   'overloaded',
   'durability_unavailable',
+  'encryption_unavailable',
   'store_unavailable',
   'draining',
 ] as const

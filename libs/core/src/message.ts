@@ -25,6 +25,8 @@ export interface Message {
   readonly messageId?: string
   /** The least durability for this message; null = what its queue and the server say. */
   readonly durability: Durability | null
+  /** Id of the data key that sealed it where it comes from: it is never stored in the clear. */
+  readonly sealedBy?: number
   readonly properties: Buffer
   readonly body: Buffer
 }
@@ -53,6 +55,8 @@ export type Appended =
   | 'memory-high'
   /** Redis cannot write to its disk; nothing was stored. */
   | 'disk-low'
+  /** It is to be encrypted, and the key cannot be had; nothing was stored. */
+  | 'no-key'
 
 /** Why a message became a dead letter (RabbitMQ's words, which x-death carries). */
 export type DeathReason = 'rejected' | 'expired' | 'maxlen' | 'delivery_limit'

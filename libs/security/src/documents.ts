@@ -70,6 +70,19 @@ export const ApiKeyDocument = z.strictObject({
 })
 export type ApiKeyDocument = z.output<typeof ApiKeyDocument>
 
+/** A data key of a vhost or queue, by its id in 12 hex digits. */
+export const DataKeyDocument = z.strictObject({
+  /** '' = of the whole vhost. */
+  queue: z.string(),
+  /** Counts the keys of a queue or vhost: the highest seals. */
+  generation: z.int(),
+  createdAt: z.number(),
+  /** Which key wrapped it. */
+  kek: z.string(),
+  wrapped: z.string(),
+})
+export type DataKeyDocument = z.output<typeof DataKeyDocument>
+
 /** A document of this shape; undefined when it is absent, or of a newer broker's shape. */
 export function readDocument<S extends z.ZodType>(
   schema: S,

@@ -9,6 +9,7 @@ export {
   ACCESS_KINDS,
   type AccessKind,
   ApiKeyDocument,
+  DataKeyDocument,
   type Directory,
   KeyPermission,
   PermissionDocument,
@@ -20,6 +21,8 @@ export {
   UserDocument,
 } from './documents.ts'
 export { Grants } from './grants.ts'
+export { type KeyEncryptionKey, parseKeys } from './key-encryption.ts'
+export { Kms } from './kms.ts'
 export { hashPassword, importHash } from './passwords.ts'
 export {
   describePrincipal,

@@ -6,6 +6,7 @@ import type { Access, Credentials } from '@sluice/security'
 import { type AuditLog, openStore, type Store } from '@sluice/store'
 import { type Logger, type Metrics, reportTo, type Tracing } from '@sluice/telemetry'
 import { openTopology, Publisher, type Topology } from '@sluice/topology'
+import { type Encryption, openEncryption } from './encryption.ts'
 import { observe, openTelemetry } from './observe.ts'
 import { openAudit } from './open-audit.ts'
 import { openCredentials } from './open-credentials.ts'
@@ -25,6 +26,8 @@ export interface Deps {
   /** Who did what, and who was refused. */
   readonly audit: AuditLog
   readonly store: Store
+  /** The data keys of encrypted queues. */
+  readonly encryption: Encryption
   readonly topology: Topology
   readonly publisher: Publisher
   /** Aborts when the process is told to stop. */
@@ -69,6 +72,7 @@ export async function openDeps(
     const topology = await openTopology(store, report, {
       deadLetterTtlMs: config.deadLetterRetentionMs,
     })
+    const encryption = await openEncryption(config, { store, topology, log, report })
     const credentials = await openCredentials(config, { topology, store, report })
     const { access } = credentials
     const audit = openAudit(config, store, report)
@@ -76,6 +80,7 @@ export async function openDeps(
     const { tracing } = observed
     const close = async () => {
       tls?.close()
+      encryption.close()
       await observed.close()
       await topology.close()
       await audit.close()
@@ -92,6 +97,7 @@ export async function openDeps(
       audit,
       tls,
       store,
+      encryption,
       topology,
       publisher,
       stopping,

@@ -14,6 +14,7 @@ export {
   type UserPermission,
 } from './accounts.ts'
 export { type Deps, openDeps } from './deps.ts'
+export type { KeyInfo } from './encryption.ts'
 export { type AppOptions, httpApp } from './http/app.ts'
 export { type Area, refuse } from './http/area.ts'
 export { type BodyReceived, parseJson, readBody, readJson, receiveBody } from './http/body.ts'

@@ -31,6 +31,10 @@ export function openTelemetry({ logLevel, queueHistograms }: Config) {
   const heard = {
     roundTrip: (seconds: number) => roundTrips.observe(seconds),
     batch: (messages: number) => batches.observe(messages),
+    unreadable: (vhost: string, queue: string, reason: 'shredded' | 'forged') => {
+      metrics.count('unreadable', { vhost, queue, reason }).value++
+      if (reason === 'forged') log.warn({ vhost, queue }, 'a message is not what was stored')
+    },
   }
   return { log, metrics, heard }
 }

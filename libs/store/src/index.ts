@@ -15,6 +15,11 @@ export {
   PERMITS_LEASE_MS,
 } from './budget.ts'
 export {
+  DataKey,
+  KEY_MATERIAL_SIZE,
+  newKeyMaterial,
+} from './data-key.ts'
+export {
   type Changes,
   COMMIT_CHANGES_MAX,
   type Commit,
@@ -38,6 +43,7 @@ export {
   TICKS_QUEUE,
   type TickData,
 } from './jobs.ts'
+export { type KeyKeeper, type KeyRing, noKey } from './key-ring.ts'
 export { parseQueueBase, TOPOLOGY_BASE } from './keys.ts'
 export type { LeasedMessage, LeaseOptions, LeaseSettlement, SettleOutcome } from './leases.ts'
 export type { QueueStats } from './queue-stats.ts'
@@ -47,7 +53,7 @@ export {
   type QueueReply,
   QueueStore,
 } from './queue-store.ts'
-export { encodeRecord, type MessageRecord } from './record.ts'
+export { type Encodings, encodeRecord, type MessageRecord } from './record.ts'
 export { type ServerState, unavailable } from './redis.ts'
 export { REDIS_ACL } from './redis-acl.ts'
 export {
@@ -58,6 +64,7 @@ export {
   type RequestState,
   type Requests,
 } from './requests.ts'
+export { roomClient } from './room-client.ts'
 export type {
   DropOutcome,
   Peeked,
@@ -71,4 +78,4 @@ export { failureOf } from './scripts.ts'
 export { QUEUE_SETTINGS_DEFAULT, type QueueSettings } from './settings.ts'
 export { openStore, type Store, type StoreOptions } from './store.ts'
 export { nextTick, TICK_SETTINGS, type TickTimes } from './tick-times.ts'
-export { type RoomOptions, type RoomReply, roomClient, type WaitingRoom } from './waiting-room.ts'
+export type { RoomOptions, RoomReply, WaitingRoom } from './waiting-room.ts'

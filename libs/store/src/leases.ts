@@ -11,6 +11,7 @@ import type { QueueContext } from './queue-context.ts'
 import type { MessageRecord } from './record.ts'
 import { unavailable } from './redis.ts'
 import { failureOf, giveBack, settle, type Taken, type TakenMessage } from './scripts.ts'
+import { isSealed, isUnreadable, type Sealing } from './sealing.ts'
 import type { QueueSettings } from './settings.ts'
 import type { Waiters } from './waiters.ts'
 
@@ -88,20 +89,22 @@ const TOKEN = /^([0-9a-f]{24})\.([1-9]\d{0,8})\.(\d{1,9})$/
 /** One call of take.lua; `joins` is its `wait`. */
 type Take = (credit: number, leaseMs: number, holder: string, joins: number) => Promise<Taken>
 
+interface Queue {
+  readonly base: string
+  readonly scriptOptions: string
+  readonly settings: QueueSettings
+  readonly sealing: Sealing
+}
+
 export class Leases {
   readonly #context: QueueContext
-  readonly #queue: { base: string; scriptOptions: string; settings: QueueSettings }
+  readonly #queue: Queue
   readonly #waiters: Waiters
   readonly #take: Take
   #acks: Waiting[] = []
   #returns: Waiting[] = []
 
-  constructor(
-    context: QueueContext,
-    queue: { base: string; scriptOptions: string; settings: QueueSettings },
-    waiters: Waiters,
-    take: Take,
-  ) {
+  constructor(context: QueueContext, queue: Queue, waiters: Waiters, take: Take) {
     this.#context = context
     this.#queue = queue
     this.#waiters = waiters
@@ -125,7 +128,8 @@ export class Leases {
       const joins = leftMs <= 0 ? 0 : this.#waiters.count > 0 ? 2 : 1
       const taken = await this.#takeFor(max, leaseMs, consumer, joins, leftMs)
       if (taken && taken.messages.length > 0) {
-        const leased = taken.messages.map(leasedMessage)
+        const leased = (await this.open(taken.messages)).map(leasedMessage)
+        if (leased.length === 0) continue
         if (!signal?.aborted) return leased
         // The caller hung up while the take travelled: nobody saw these.
         await this.settle(leased.map(({ token }) => ({ token, outcome: 'release' })))
@@ -151,6 +155,7 @@ export class Leases {
     joins: number,
     leftMs: number,
   ): Promise<Taken | undefined> {
+    this.#queue.sealing.requireKey()
     try {
       return await this.#take(credit, leaseMs, consumer, joins)
     } catch (error) {
@@ -158,6 +163,27 @@ export class Leases {
       if (waits && leftMs > RETRY_MS) return undefined
       throw error
     }
+  }
+
+  /**
+   * What is sealed of these messages is opened; those that never will be read end here. Throws
+   * encryption_unavailable, and they are back in their places.
+   */
+  async open(messages: readonly TakenMessage[]): Promise<readonly TakenMessage[]> {
+    const { sealing } = this.#queue
+    if (!messages.some(isSealed)) return messages
+    const settle = (some: readonly TakenMessage[], outcome: 'ack' | 'release') =>
+      this.settle(some.map((message) => ({ token: leasedMessage(message).token, outcome })))
+    let opened: readonly TakenMessage[]
+    try {
+      opened = await sealing.openMessages(messages)
+    } catch (error) {
+      await settle(messages, 'release')
+      throw error
+    }
+    const lost = opened.filter(isUnreadable)
+    if (lost.length > 0) await settle(lost, 'ack')
+    return opened.filter((message) => !isUnreadable(message))
   }
 
   /** An outcome each, in order. Throws store_unavailable: then any of them may have happened. */
@@ -172,12 +198,17 @@ export class Leases {
     if (item.outcome === 'ack') {
       return (await this.#fold('ack', [ref, count])) === 's' ? 'settled' : 'stale'
     }
-    const letter = await this.#fold('return', ['', ref, count, ...this.#action(item, +failed)])
+    const [action, ms, failure] = this.#action(item, +failed)
+    const how = [action, ms, this.#queue.sealing.failure(failure)]
+    const letter = await this.#fold('return', ['', ref, count, ...how])
     return OUTCOMES[letter as keyof typeof OUTCOMES](item.outcome)
   }
 
   /** Action, ms and failure of return.lua. */
-  #action(item: Exclude<LeaseSettlement, { outcome: 'ack' }>, failed: number): (string | number)[] {
+  #action(
+    item: Exclude<LeaseSettlement, { outcome: 'ack' }>,
+    failed: number,
+  ): [action: string, ms: number, failure: string] {
     switch (item.outcome) {
       case 'retry': {
         const delayMs = item.delayMs ?? retryDelayMs(failed + 1, this.#queue.settings.retry)

@@ -2,6 +2,7 @@
 import type { Report } from '@sluice/core'
 import type { Redis } from 'ioredis'
 import { Appender, type AppendTarget } from './appender.ts'
+import type { KeyRing } from './key-ring.ts'
 import type { Safety } from './safety.ts'
 import type { Slot } from './slot.ts'
 
@@ -22,6 +23,9 @@ export interface QueueContext {
   readonly replicated: () => Redis
   /** Hears how many messages each append stores together. */
   readonly batch: ((messages: number) => void) | undefined
+  readonly keys: KeyRing
+  /** Hears of messages that never will be read. */
+  readonly unreadable: (vhost: string, queue: string, why: 'shredded' | 'forged') => void
   readonly timeouts: { readonly appendMs: number; readonly replicaMs: number }
 }
 

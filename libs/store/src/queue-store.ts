@@ -6,7 +6,7 @@
  * (`lease`, `settle`). Both see the same messages. What each transition guarantees is said in the
  * header of its script in ./lua.
  */
-import { BrokerError, type Durability, limits } from '@sluice/core'
+import { BrokerError, type Durability, limits, type Message } from '@sluice/core'
 import type { Appender, AppendReply, AppendTarget } from './appender.ts'
 import { queueBase } from './keys.ts'
 import {
@@ -19,9 +19,11 @@ import {
 } from './leases.ts'
 import { openAppender, type QueueContext } from './queue-context.ts'
 import { type QueueStats, readStats } from './queue-stats.ts'
+import { type Encodings, encodeRecord } from './record.ts'
 import { unavailable } from './redis.ts'
 import { both, replicasOf, type Safety, safetyOf } from './safety.ts'
 import * as scripts from './scripts.ts'
+import { holdsSealed, isUnreadable, Sealing } from './sealing.ts'
 import type { QueueSettings } from './settings.ts'
 import { Waiters } from './waiters.ts'
 
@@ -47,6 +49,8 @@ export class QueueStore implements AppendTarget {
   readonly #leases: Leases
   readonly #appenders = new Map<number, Appender<QueueStore>>()
   readonly #plain: Appender<QueueStore>
+  /** What of it is encrypted, and how. */
+  readonly sealing: Sealing
   readonly #waiters = new Waiters(() => this.#passOn())
   #settings!: QueueSettings
   #safety: Safety = 0
@@ -67,6 +71,7 @@ export class QueueStore implements AppendTarget {
     this.name = name
     this.epoch = epoch
     this.base = queueBase(vhost, name)
+    this.sealing = new Sealing(context, this)
     this.settings = settings
     this.#leases = new Leases(context, this, this.#waiters, async (credit, ms, holder, joins) => {
       if (joins > 0) await this.#register()
@@ -102,7 +107,30 @@ export class QueueStore implements AppendTarget {
   refused(): void {}
 
   /**
-   * Stores a message, together with what else is published to this queue meanwhile.
+   * Stores a message: sealed where this queue is encrypted, or where it was before.
+   *
+   * @param bytes of the same message for all queues it goes to.
+   * @param reply hears the outcome later, once, with `token`.
+   */
+  publish(message: Message, bytes: Encodings, reply: QueueReply, token: number): void {
+    const { priority, ttlMs, delayMs, durability } = message
+    const { deduplicates, encryption } = this.#settings
+    const id = message.dedupId || (deduplicates ? (message.messageId ?? '') : '')
+    if (encryption === 'none' && !message.sealedBy) {
+      bytes.record ??= encodeRecord(message)
+      this.append(bytes.record, priority, ttlMs, delayMs, id, durability, reply, token)
+      return
+    }
+    this.sealing.withKey(message.sealedBy, (key) => {
+      if (key === undefined) return process.nextTick(() => reply.appended(token, 'no-key', this))
+      const record = this.sealing.encode(message, key, bytes)
+      const pseudonym = id && key.pseudonym('message id', id)
+      this.append(record, priority, ttlMs, delayMs, pseudonym, durability, reply, token)
+    })
+  }
+
+  /**
+   * Stores a record, together with what else is published to this queue meanwhile.
    *
    * @param record from encodeRecord; the same bytes may go to several queues.
    * @param dedupId '' = none.
@@ -187,13 +215,15 @@ export class QueueStore implements AppendTarget {
 
   /**
    * Takes up to `credit` messages for this process's slot: whole batches where they fit, else
-   * single ones. They are held until settled or returned, or until the slot dies. After an error
-   * the take may have happened: call `recover`.
+   * single ones. They are held until settled or returned, or until the slot dies; those that are
+   * unreadable nobody is to be handed. After an error the take may have happened: call `recover`.
    */
   async take(credit: number, wait: boolean): Promise<scripts.Taken & { slot: string }> {
+    this.sealing.requireKey()
     await this.#register()
     const slot = this.slot
-    return { ...(await this.#take(credit, 0, '', wait ? 1 : 0)), slot }
+    const taken = await this.#take(credit, 0, '', wait ? 1 : 0)
+    return { ...(holdsSealed(taken) ? await this.sealing.openTaken(taken) : taken), slot }
   }
 
   /** The name in which this process holds what it takes; another one once it was taken for dead. */
@@ -269,7 +299,7 @@ export class QueueStore implements AppendTarget {
     const { work, slot } = this.#context
     const args: (string | number)[] = []
     for (const { place, ref, action, delayMs, failure } of items) {
-      args.push(place, ref, '', action, delayMs, failure)
+      args.push(place, ref, '', action, delayMs, this.sealing.failure(failure))
     }
     const all = [this.scriptOptions, slot.number, this.#round, ...args]
     return this.#inRound(scripts.giveBack(work, this.base, all))
@@ -311,8 +341,13 @@ export class QueueStore implements AppendTarget {
   }
 
   /** Dead letters to move, nobody else's for `claimMs`. */
-  claimDead(limit: number, claimMs: number): Promise<scripts.Tally[]> {
-    return this.#run(scripts.claim(this.#context.work, this.base, [limit, claimMs, REPLY_BYTES]))
+  async claimDead(limit: number, claimMs: number): Promise<scripts.Tally[]> {
+    const { work } = this.#context
+    const claimed = await this.#run(scripts.claim(work, this.base, [limit, claimMs, REPLY_BYTES]))
+    const letters = await this.sealing.openTallies(claimed)
+    const lost = letters.filter(isUnreadable).map(({ ref }) => ref)
+    if (lost.length > 0) await this.bury(lost, 'dropped')
+    return letters.filter((letter) => !isUnreadable(letter))
   }
 
   /** Forgets dead letters that were moved, or dropped for good. */
@@ -325,18 +360,21 @@ export class QueueStore implements AppendTarget {
     const { work } = this.#context
     const args = [this.scriptOptions, id, leaseMs, consumer.replace(/[\r\n]/g, ' ')]
     const picked = await this.#run(scripts.pick(work, this.base, args))
-    return picked && leasedMessage({ ref: id, ...picked })
+    if (picked === undefined) return undefined
+    const [message] = await this.#leases.open([{ ref: id, ...picked }])
+    return message && leasedMessage(message)
   }
 
   /** Reads messages and changes nothing. `after` is the last reply's cursor, '' = the start. */
-  peek(
+  async peek(
     state: MessageState,
     after: string,
     limit: number,
   ): Promise<{ cursor: string; messages: scripts.Peeked[] }> {
     const { work } = this.#context
     const args = [this.scriptOptions, state, after, limit, REPLY_BYTES]
-    return this.#run(scripts.peek(work, this.base, args))
+    const { cursor, messages } = await this.#run(scripts.peek(work, this.base, args))
+    return { cursor, messages: await this.sealing.showTallies(messages) }
   }
 
   /** Reads one message, wherever it is; undefined when it is gone. */
@@ -344,7 +382,7 @@ export class QueueStore implements AppendTarget {
     if (!/^[0-9a-f]{24}$/.test(id)) return undefined
     const args = [this.scriptOptions, 'one', id, 1, REPLY_BYTES]
     const found = await this.#run(scripts.peek(this.#context.work, this.base, args))
-    const [message] = found.messages
+    const [message] = await this.sealing.showTallies(found.messages)
     return message && { state: found.cursor as MessageState, message }
   }
 

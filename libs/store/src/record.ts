@@ -7,19 +7,26 @@
  *   └───────┴──────┴─────────┴──────────┴─────────────┴────────────┴───────┴────────────┴──────┘
  *                    if 2      if 4
  *
- *   flags: 1 persistent, 2 has a time to live, 4 has an ordering key; the upper half is the version
- *   of the format, 1. `size` counts what follows it and exists only within a batch. All big endian.
+ *   flags: 1 persistent, 2 has a time to live, 4 has an ordering key, 8 is sealed; the upper half
+ *   is the version of the format, 1. `size` counts what follows it and exists only within a batch.
+ *   All big endian.
+ *
+ *   A sealed one has a pseudonym for an ordering key, and behind it what a data key sealed
+ *   (data-key.ts): the ordering key (u8, key; empty = none) and all that follows it above. It is
+ *   sealed for what stands in front of it, and for where it is kept (`placeOf`).
  *
  * Hot path: one allocation a message, and the same bytes go to every queue that a publish reaches.
  * The scripts read flags, ttl and ordering key (lua/prelude.lua); properties and body pass through.
  */
 import type { Message } from '@sluice/core'
+import { type DataKey, sealedBy } from './data-key.ts'
 
 const VERSION = 0x10
 const VERSION_MASK = 0xf0
 const PERSISTENT = 1
 const HAS_TTL = 2
 const HAS_ORDERING_KEY = 4
+const SEALED = 8
 
 /** Bytes of `size` in front of a record. */
 export const SIZE_BYTES = 4
@@ -41,6 +48,15 @@ export interface MessageRecord {
   readonly properties: Buffer
   /** A view of the reply it came in. */
   readonly body: Buffer
+  /** Id of the data key that sealed it; absent: none did. */
+  readonly sealedBy?: number
+  /** The record, while it is sealed: routing key, properties, body and so on are empty. */
+  readonly sealed?: Buffer | undefined
+  /**
+   * Why it cannot be read. shredded: its key is gone, forged: it is not what was stored, both for
+   * good; locked: its key cannot be had at the moment.
+   */
+  readonly unreadable?: 'shredded' | 'forged' | 'locked' | undefined
 }
 
 /** The bytes of a message, `size` in front. Names are at most 255 bytes (checked at the edges). */
@@ -78,13 +94,62 @@ export function encodeRecord(message: Message): Buffer {
   return bytes
 }
 
+/** A message in the bytes of the queues it goes to, each made once: as it is, and for each key. */
+export interface Encodings {
+  record: Buffer | undefined
+  sealed: Map<DataKey, Buffer> | undefined
+}
+
+/**
+ * What a message is sealed for: no record opens elsewhere. A vhost's key seals the same bytes for
+ * all queues of it, a queue's own key for the one queue in which they are kept.
+ */
+export function placeOf(vhost: string, queue: string): Buffer {
+  return Buffer.from(JSON.stringify(queue === '' ? [vhost] : [vhost, queue]))
+}
+
+/** The same, sealed. `place` is where it is kept (`placeOf`). */
+export function encodeSealed(message: Message, key: DataKey, place: Buffer): Buffer {
+  const { exchange, routingKey, orderingKey, ttlMs, persistent, properties, body } = message
+  const pseudonym = orderingKey === '' ? '' : key.pseudonym('ordering key', orderingKey)
+  const hasTtl = ttlMs >= 0
+  const front = Buffer.allocUnsafe(
+    1 + (hasTtl ? 6 : 0) + (pseudonym === '' ? 0 : 1 + pseudonym.length),
+  )
+  front[0] =
+    VERSION |
+    SEALED |
+    (persistent ? PERSISTENT : 0) |
+    (hasTtl ? HAS_TTL : 0) |
+    (pseudonym === '' ? 0 : HAS_ORDERING_KEY)
+  const at = hasTtl ? front.writeUIntBE(ttlMs, 1, 6) : 1
+  if (pseudonym !== '') writeShort(front, at, pseudonym, pseudonym.length)
+
+  const names = [orderingKey, exchange, routingKey]
+  const sizes = names.map((name) => Buffer.byteLength(name))
+  const head = Buffer.allocUnsafe(sizes.reduce((sum, size) => sum + 1 + size, 3))
+  let inHead = 0
+  names.forEach((name, i) => {
+    inHead = writeShort(head, inHead, name, sizes[i]!)
+  })
+  head.writeUIntBE(properties.length, inHead, 3)
+
+  const pieces = [front, ...key.seal([place, front], head, properties, body)]
+  const size = Buffer.allocUnsafe(SIZE_BYTES)
+  size.writeUInt32BE(pieces.reduce((sum, piece) => sum + piece.length, 0))
+  return Buffer.concat([size, ...pieces])
+}
+
 function writeShort(bytes: Buffer, at: number, text: string, size: number): number {
   bytes[at] = size
   bytes.write(text, at + 1, size, 'utf8')
   return at + 1 + size
 }
 
-/** Reads a record that lies at [start, end) of `bytes`. Throws on a format it does not know. */
+/**
+ * Reads a record that lies at [start, end) of `bytes`; a sealed one stays so until `openRecord`.
+ * Throws on a format it does not know.
+ */
 export function decodeRecord(
   bytes: Buffer,
   start: number,
@@ -107,6 +172,25 @@ export function decodeRecord(
     orderingKey = bytes.toString('utf8', at + 1, at + 1 + bytes[at]!)
     at += 1 + bytes[at]!
   }
+  const expiresMs = earliest(queueExpiresMs, ttlMs < 0 ? 0 : timeMs + ttlMs)
+  const persistent = (flags & PERSISTENT) !== 0
+  if (flags & SEALED) {
+    const sealed = bytes.subarray(start, end)
+    const by = sealedBy(bytes.subarray(at, end))
+    return {
+      timeMs,
+      expiresMs,
+      exchange: '',
+      routingKey: '',
+      orderingKey,
+      persistent,
+      ttlMs,
+      properties: NO_PROPERTIES,
+      body: NO_BODY,
+      sealedBy: by,
+      sealed,
+    }
+  }
   const exchange = bytes.toString('utf8', at + 1, at + 1 + bytes[at]!)
   at += 1 + bytes[at]!
   const routingKey = bytes.toString('utf8', at + 1, at + 1 + bytes[at]!)
@@ -115,15 +199,59 @@ export function decodeRecord(
   at += 3
   return {
     timeMs,
-    expiresMs: earliest(queueExpiresMs, ttlMs < 0 ? 0 : timeMs + ttlMs),
+    expiresMs,
     exchange,
     routingKey,
     orderingKey,
-    persistent: (flags & PERSISTENT) !== 0,
+    persistent,
     ttlMs,
     properties: bytes.subarray(at, at + propertiesSize),
     body: bytes.subarray(at + propertiesSize, end),
   }
+}
+
+/** AMQP properties of which none is set. */
+const NO_PROPERTIES = Buffer.from([0, 0])
+const NO_BODY = Buffer.alloc(0)
+
+/**
+ * Opens a sealed record with the key that its `sealedBy` names, or without: then it never will be
+ * read, and says why.
+ */
+export function openRecord(
+  record: MessageRecord,
+  key: DataKey | undefined,
+  place: Buffer,
+): MessageRecord {
+  const sealed = record.sealed!
+  if (key === undefined) return { ...record, sealed: undefined, unreadable: 'shredded' }
+  const at = frontSize(sealed)
+  const plain = key.open([place, sealed.subarray(0, at)], sealed.subarray(at))
+  if (plain === undefined) return { ...record, sealed: undefined, unreadable: 'forged' }
+  const orderingKeyEnd = 1 + plain[0]!
+  const exchangeEnd = orderingKeyEnd + 1 + plain[orderingKeyEnd]!
+  const routingKeyEnd = exchangeEnd + 1 + plain[exchangeEnd]!
+  const propertiesAt = routingKeyEnd + 3
+  const bodyAt = propertiesAt + plain.readUIntBE(routingKeyEnd, 3)
+  return {
+    timeMs: record.timeMs,
+    expiresMs: record.expiresMs,
+    exchange: plain.toString('utf8', orderingKeyEnd + 1, exchangeEnd),
+    routingKey: plain.toString('utf8', exchangeEnd + 1, routingKeyEnd),
+    orderingKey: plain.toString('utf8', 1, orderingKeyEnd),
+    persistent: record.persistent,
+    ttlMs: record.ttlMs,
+    properties: plain.subarray(propertiesAt, bodyAt),
+    body: plain.subarray(bodyAt),
+    sealedBy: key.id,
+  }
+}
+
+/** Bytes in front of what was sealed. */
+function frontSize(record: Buffer): number {
+  const flags = record[0]!
+  const at = 1 + (flags & HAS_TTL ? 6 : 0)
+  return flags & HAS_ORDERING_KEY ? at + 1 + record[at]! : at
 }
 
 function earliest(a: number, b: number): number {

@@ -9,6 +9,8 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import { limits } from '@sluice/core'
 import type { Redis } from 'ioredis'
+import { type DataKey, sealedBy } from './data-key.ts'
+import type { KeyRing } from './key-ring.ts'
 import { REQUEST_GROUP_LENGTH, requestBase, requestGroupBase } from './keys.ts'
 import { unavailable } from './redis.ts'
 import { script, word } from './script.ts'
@@ -76,15 +78,17 @@ interface Gathered {
 export class Requests {
   readonly #writes: Redis
   readonly #work: Redis
+  readonly #keys: KeyRing
   readonly #slot: () => string
   readonly #waiting = new Map<string, Set<() => void>>()
   #group = ''
   #groupLeft = 0
   #gathered: Gathered | undefined
 
-  constructor(writes: Redis, work: Redis, slot: () => string) {
+  constructor(writes: Redis, work: Redis, keys: KeyRing, slot: () => string) {
     this.#writes = writes
     this.#work = work
+    this.#keys = keys
     this.#slot = slot
   }
 
@@ -124,17 +128,19 @@ export class Requests {
       readonly keepMs: number
       /** undefined: the last one stays. */
       readonly answer?: KeptAnswer
+      /** Seals the answer. */
+      readonly key?: DataKey | undefined
       /** In case it is gone. */
       readonly record: Pick<RequestRecord, 'vhost' | 'ingest' | 'open'>
     },
   ): Promise<'noted' | 'kept'> {
-    const { keepMs, answer, record } = options
+    const { keepMs, answer, key, record } = options
     const text = JSON.stringify({ ...record, atMs: 0, print: '' } satisfies RequestRecord)
     const last = state === 'delivered' || state === 'dead'
     try {
       return await note(this.#work, requestBase(id), [
         LETTERS[state],
-        answer === undefined ? '' : encodeAnswer(answer),
+        answer === undefined ? '' : sealAnswer(id, encodeAnswer(answer), key),
         last ? keepMs : Math.max(keepMs, limits.REQUEST_WAITING_MS_MAX),
         text,
       ])
@@ -146,7 +152,7 @@ export class Requests {
   async find(id: string): Promise<FoundRequest | undefined> {
     const base = requestBase(id)
     try {
-      return decode(await this.#work.mgetBuffer(`${base}record`, `${base}answer`))
+      return this.#decode(id, await this.#work.mgetBuffer(`${base}record`, `${base}answer`))
     } catch (error) {
       throw unavailable(error)
     }
@@ -183,10 +189,27 @@ export class Requests {
         this.#work.pexpire(`${base}waiters`, Math.ceil(waitMs) + limits.SLOT_TTL_MS),
         this.#work.mgetBuffer(`${base}record`, `${base}answer`),
       ])
-      return decode(found)
+      return this.#decode(id, found)
     } catch (error) {
       throw unavailable(error)
     }
+  }
+
+  #decode(id: string, [found, answer]: readonly (Buffer | null)[]): FoundRequest | undefined {
+    if (!found) return undefined
+    const state = STATES.get(found.toString('latin1', 0, 1))
+    if (state === undefined) throw new Error('a stored request has a state unknown to this version')
+    const record = JSON.parse(found.toString('utf8', 1)) as RequestRecord
+    const bytes = answer ? this.#open(id, answer, record.vhost) : undefined
+    return { state, record, answer: bytes && decodeAnswer(bytes) }
+  }
+
+  /** undefined: the key of a sealed one is not to be had. */
+  #open(id: string, answer: Buffer, vhost: string): Buffer | undefined {
+    if (answer.readUInt32BE(0) !== SEALED) return answer
+    const sealed = answer.subarray(4)
+    const key = this.#keys.get(sealedBy(sealed))
+    return key?.vhost === vhost ? key.open([Buffer.from(id)], sealed) : undefined
   }
 
   #hint(id: string) {
@@ -214,23 +237,22 @@ export class Requests {
 /** Whether nothing more will become of it by itself. */
 export const isOver = (state: RequestState): boolean => state === 'delivered' || state === 'dead'
 
+/** Where the size of the JSON would be: what follows is sealed. */
+const SEALED = 0xffffffff
+
+function sealAnswer(id: string, answer: Buffer, key: DataKey | undefined): Buffer {
+  if (key === undefined) return answer
+  const mark = Buffer.alloc(4)
+  mark.writeUInt32BE(SEALED)
+  return Buffer.concat([mark, ...key.seal([Buffer.from(id)], answer)])
+}
+
 /** Size of the JSON in front (u32, big endian), the JSON, the body. */
 function encodeAnswer({ body, ...rest }: KeptAnswer): Buffer {
   const text = Buffer.from(JSON.stringify(rest))
   const size = Buffer.allocUnsafe(4)
   size.writeUInt32BE(text.length)
   return Buffer.concat([size, text, body])
-}
-
-function decode([record, answer]: readonly (Buffer | null)[]): FoundRequest | undefined {
-  if (!record) return undefined
-  const state = STATES.get(record.toString('latin1', 0, 1))
-  if (state === undefined) throw new Error('a stored request has a state unknown to this version')
-  return {
-    state,
-    record: JSON.parse(record.toString('utf8', 1)) as RequestRecord,
-    answer: answer ? decodeAnswer(answer) : undefined,
-  }
 }
 
 function decodeAnswer(bytes: Buffer): KeptAnswer {

@@ -33,6 +33,8 @@ export interface QueueSettings {
   readonly durability: Durability
   /** Share of publishes without a trace of their own that start one, 0..1; -1 = as the server. */
   readonly traceRatio: number
+  /** Whose data key seals what is stored here: the vhost's, or one of the queue's own. */
+  readonly encryption: 'none' | 'vhost' | 'queue'
 }
 
 export const QUEUE_SETTINGS_DEFAULT: QueueSettings = {
@@ -50,4 +52,5 @@ export const QUEUE_SETTINGS_DEFAULT: QueueSettings = {
   expiresMs: -1,
   durability: 'memory',
   traceRatio: -1,
+  encryption: 'none',
 }

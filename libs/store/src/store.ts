@@ -10,6 +10,7 @@ import { Budget } from './budget.ts'
 import { Definitions } from './definitions.ts'
 import { checkFormat } from './format.ts'
 import { Jobs } from './jobs.ts'
+import { KeyRing } from './key-ring.ts'
 import { directChannel, parseQueueBase } from './keys.ts'
 import type { QueueContext } from './queue-context.ts'
 import { QueueStore } from './queue-store.ts'
@@ -44,6 +45,8 @@ export interface StoreOptions extends RedisTarget {
   readonly roundTrip?: (seconds: number) => void
   /** Hears how many messages each append stores together. */
   readonly batch?: (messages: number) => void
+  /** Hears of each message that ended since it never will be read. */
+  readonly unreadable?: (vhost: string, queue: string, why: 'shredded' | 'forged') => void
 }
 
 /**
@@ -103,6 +106,8 @@ export class Store {
   readonly onLost = new Set<() => void>()
   /** What became of requests that ingests accepted. */
   readonly requests: Requests
+  /** Of queues that are encrypted. */
+  readonly keys = new KeyRing()
   readonly #options: StoreOptions
   readonly #writes: Redis
   readonly #work: Redis
@@ -134,7 +139,7 @@ export class Store {
     this.#state = state
     this.definitions = new Definitions(work, subscriber)
     this.jobs = new Jobs(work, () => connect(options, 'jobs'))
-    this.requests = new Requests(writes, work, () => this.slot.name)
+    this.requests = new Requests(writes, work, this.keys, () => this.slot.name)
     this.slot = new Slot(work, subscriber, options.report, {
       wake: (base) => (this.#queues.get(base) ?? this.requests).wake(base),
       lost: () => {
@@ -149,6 +154,8 @@ export class Store {
       report: options.report,
       schedule: (flush) => this.#schedule(flush),
       batch: options.batch,
+      keys: this.keys,
+      unreadable: options.unreadable ?? (() => {}),
       backlog: (bytes) => {
         this.#backlogBytes += bytes
         if (bytes < 0) this.#stored(-bytes)
@@ -245,7 +252,7 @@ export class Store {
     if (evictionPolicy !== 'noeviction' && !this.#options.allowEviction) {
       broken.push(`Redis may delete messages: maxmemory-policy is ${evictionPolicy}.`)
     }
-    return broken
+    return [...broken, ...this.keys.broken()]
   }
 
   /** What the server was like at most a second ago. */

@@ -81,8 +81,10 @@ export async function publish(
 }
 
 /** The bytes of a message that is plain but for what is given. */
-export function recordOf({ body = '', ...given }: TestMessage): Buffer {
-  return encodeRecord({
+export const recordOf = (given: TestMessage): Buffer => encodeRecord(messageOf(given))
+
+export function messageOf({ body = '', ...given }: TestMessage): Message {
+  return {
     exchange: '',
     routingKey: 'orders',
     orderingKey: '',
@@ -95,7 +97,7 @@ export function recordOf({ body = '', ...given }: TestMessage): Buffer {
     properties: Buffer.from([0, 0]),
     ...given,
     body: Buffer.from(body),
-  })
+  }
 }
 
 export const HOUR_MS = 3_600_000

@@ -4,9 +4,11 @@
  *
  * Everything is decided in the script that stores, so any number of processes admit exactly.
  */
+import type { Message } from '@sluice/core'
 import type { Admitted, Appender, AppendReply, AppendTarget } from './appender.ts'
 import { openAppender, type QueueContext } from './queue-context.ts'
 import type { QueueStore } from './queue-store.ts'
+import { encodeRecord } from './record.ts'
 import { both, replicasOf, safetyOf } from './safety.ts'
 
 export interface RoomOptions {
@@ -69,12 +71,26 @@ export class WaitingRoom implements AppendTarget {
   }
 
   /**
-   * @param record from encodeRecord.
-   * @param dedupId '' = none.
+   * Stores a message, if there is room for it: sealed where the queue is encrypted.
+   *
    * @param client from roomClient.
    * @param reply hears the outcome later, once, with `token`.
    */
-  append(record: Buffer, dedupId: string, client: Buffer, reply: RoomReply, token: number): void {
+  publish(message: Message, client: Buffer, reply: RoomReply, token: number): void {
+    const { sealing, settings } = this.queue
+    if (settings.encryption === 'none') {
+      this.#append(encodeRecord(message), message.dedupId, client, reply, token)
+      return
+    }
+    sealing.withKey(undefined, (key) => {
+      if (key === undefined) return process.nextTick(() => reply.appended(token, 'no-key', this))
+      const record = sealing.encode(message, key, { record: undefined, sealed: undefined })
+      const id = message.dedupId && key.pseudonym('message id', message.dedupId)
+      this.#append(record, id, sealing.client(key, client), reply, token)
+    })
+  }
+
+  #append(record: Buffer, dedupId: string, client: Buffer, reply: RoomReply, token: number): void {
     const { safety, refusal } = this.#context
     const asked = both(safety, safetyOf(this.queue.settings.durability))
     const refused = refusal(asked)
@@ -94,19 +110,4 @@ export class WaitingRoom implements AppendTarget {
     }
     return appender
   }
-}
-
-/**
- * A client as the script reads it.
- *
- * @param key at most 255 bytes; '' where the room is not fair.
- * @param weight above 0: of two clients, one of weight 2 has two turns for one of the other.
- */
-export function roomClient(key: string, weight: number): Buffer {
-  const size = Buffer.byteLength(key)
-  const bytes = Buffer.allocUnsafe(9 + size)
-  bytes.writeDoubleBE(weight, 0)
-  bytes.writeUInt8(size, 8)
-  bytes.write(key, 9, 'utf8')
-  return bytes
 }

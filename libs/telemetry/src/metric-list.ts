@@ -16,6 +16,7 @@ const OUTCOMES = [
   'unavailable',
   'memory-high',
   'disk-low',
+  'no-key',
 ] as const
 const SETTLEMENTS = [
   'settled',
@@ -90,6 +91,12 @@ export const METRICS = {
     kind: 'counter',
     labels: { vhost: 'any', queue: 'any', reason: REASONS },
     doc: 'Messages moved to their dead letters by this process, by the queue where they died and the reason.',
+  },
+  unreadable: {
+    name: 'sluice_messages_unreadable_total',
+    kind: 'counter',
+    labels: { vhost: 'any', queue: 'any', reason: ['shredded', 'forged'] },
+    doc: 'Messages that this process ended since nobody can read them: their data key was shredded, or they are not what was stored.',
   },
   reclaimed: {
     name: 'sluice_messages_reclaimed_total',

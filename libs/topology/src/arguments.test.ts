@@ -166,8 +166,8 @@ test('arguments and policy become settings', () => {
 })
 
 test('what dies in the dead letter queue goes nowhere', () => {
-  assert.equal(queueSettings({}, undefined, true).deadLetters, 'none')
-  const policied = queueSettings({}, { 'dead-letter-exchange': 'x' }, true)
+  assert.equal(queueSettings({}, undefined, { isDeadLetterQueue: true }).deadLetters, 'none')
+  const policied = queueSettings({}, { 'dead-letter-exchange': 'x' }, { isDeadLetterQueue: true })
   assert.equal(policied.deadLetters, 'exchange')
 })
 

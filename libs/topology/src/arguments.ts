@@ -1,8 +1,8 @@
 /**
  * Arguments of queues and exchanges, and the policies' keys for them: one table of names, types and
  * bounds. Names and checks are RabbitMQ's (amqp-0-9-1, 31, 35, 44, 47, 69), and ours are
- * `x-ordering-key`, `x-dedup-window`, `x-retry`, `x-durability` and `x-trace-ratio`. What a broker of
- * another kind would understand (any other `x-...`) is kept and means nothing.
+ * `x-ordering-key`, `x-dedup-window`, `x-retry`, `x-durability`, `x-trace-ratio` and `x-encryption`.
+ * What a broker of another kind would understand (any other `x-...`) is kept and means nothing.
  *
  *   argument                  │ policy key              │ value
  *   ──────────────────────────┼─────────────────────────┼────────────────────────────────────────
@@ -19,6 +19,7 @@
  *   x-retry                   │ retry                   │ { base, factor, max, jitter }, ms
  *   x-durability              │ durability              │ memory, fsync, replicas=n
  *   x-trace-ratio             │ trace-ratio             │ 0 .. 1: share of publishes traced
+ *   x-encryption              │ encryption              │ true: sealed with a key of its own
  *   x-max-priority            │                         │ 0 .. 255; ten levels are told apart
  *   x-ordering-key            │                         │ true: messages of one key go one by one
  *   x-single-active-consumer  │                         │ boolean
@@ -84,6 +85,7 @@ const RULES: Readonly<Record<string, Rule>> = {
   'x-retry': { of: 'queue', policy: 'retry', check: retry },
   'x-durability': { of: 'queue', policy: 'durability', check: durability },
   'x-trace-ratio': { of: 'queue', policy: 'trace-ratio', check: share },
+  'x-encryption': { of: 'queue', policy: 'encryption', check: boolean },
   'x-max-priority': { of: 'queue', check: integer(0, 255) },
   'x-ordering-key': { of: 'queue', check: boolean },
   'x-single-active-consumer': { of: 'queue', check: boolean },
@@ -180,11 +182,14 @@ export function effective(
   return bound(theirs) < bound(own) ? theirs : own
 }
 
-/** What a queue does, by its arguments and the policy that applies to it. */
+/**
+ * What a queue does, by its arguments and the policy that applies to it; `encrypted` says whether
+ * its vhost is.
+ */
 export function queueSettings(
   args: Arguments,
   policy: Arguments | undefined,
-  isDeadLetterQueue = false,
+  { isDeadLetterQueue = false, encrypted = false } = {},
 ): QueueSettings {
   const number = (argument: string, fallback: number): number =>
     Number(effective(argument, args, policy) ?? fallback)
@@ -208,6 +213,8 @@ export function queueSettings(
     expiresMs: number('x-expires', settings.expiresMs),
     durability: (effective('x-durability', args, policy) ?? settings.durability) as Durability,
     traceRatio: number('x-trace-ratio', settings.traceRatio),
+    encryption:
+      effective('x-encryption', args, policy) === true ? 'queue' : encrypted ? 'vhost' : 'none',
   }
 }
 

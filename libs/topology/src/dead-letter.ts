@@ -119,6 +119,7 @@ export function deadLetter(
     delayMs: 0,
     dedupId,
     durability: null,
+    ...(record.sealedBy !== undefined && { sealedBy: record.sealedBy }),
     properties: encode(properties, headers, entries),
     body: record.body,
   }

@@ -65,6 +65,8 @@ export interface VhostOptions {
   readonly maxConnections: number
   /** Queues, beside its `amq.dead-letters`; -1 = any number. What is there stays. */
   readonly maxQueues: number
+  /** Everything that is stored in its queues is sealed with the vhost's data key. */
+  readonly encryption: boolean
 }
 
 export const VHOST_OPTIONS_DEFAULT: VhostOptions = {
@@ -72,6 +74,7 @@ export const VHOST_OPTIONS_DEFAULT: VhostOptions = {
   holdEta: false,
   maxConnections: -1,
   maxQueues: -1,
+  encryption: false,
 }
 
 /** What to set; what is undefined stays as it is. */

@@ -15,7 +15,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { decodeProperties, type Table } from '@sluice/amqp'
 import { type Appended, BrokerError, type Message, type Report } from '@sluice/core'
-import { encodeRecord, type QueueReply, type QueueStore } from '@sluice/store'
+import type { DataKey, Encodings, QueueReply, QueueStore } from '@sluice/store'
 import { contextOf, endSpan, type Span, Tracing } from '@sluice/telemetry'
 import type { Topology } from './topology.ts'
 import { carriedContext, withTraceparent } from './trace.ts'
@@ -39,6 +39,7 @@ const REACHED: ReadonlySet<Published> = new Set([
   'memory-high',
   'disk-low',
   'not-durable',
+  'no-key',
   'unavailable',
 ])
 
@@ -51,7 +52,8 @@ const SEVERITY: Record<Appended, number> = {
   'memory-high': 4,
   'disk-low': 5,
   'not-durable': 6,
-  unavailable: 7,
+  'no-key': 7,
+  unavailable: 8,
 }
 
 /** Times a publish is routed again while the topology keeps changing under it. */
@@ -63,7 +65,7 @@ const NO_QUEUES: readonly QueueEntry[] = []
 const NO_HEADERS: Table = {}
 
 /** One publish under way; hears the queues' answers itself. */
-class Pending implements QueueReply {
+class Pending implements QueueReply, Encodings {
   readonly #publisher: Publisher
   readonly vhost: string
   message: Message
@@ -72,6 +74,7 @@ class Pending implements QueueReply {
   /** Of a publish that is traced. */
   span: Span | undefined
   record: Buffer | undefined
+  sealed: Map<DataKey, Buffer> | undefined
   /** Where it was appended, apart from queues that were gone. */
   queues: readonly QueueEntry[] = NO_QUEUES
   missing = false
@@ -227,17 +230,7 @@ export class Publisher {
     for (const queue of queues) {
       if (has(known, queue)) continue
       pending.left++
-      pending.record ??= encodeRecord(pending.message)
-      queue.store.append(
-        pending.record,
-        message.priority,
-        message.ttlMs,
-        message.delayMs,
-        message.dedupId || (queue.settings.deduplicates ? (message.messageId ?? '') : ''),
-        message.durability,
-        pending,
-        0,
-      )
+      queue.store.publish(pending.message, pending, pending, 0)
     }
   }
 

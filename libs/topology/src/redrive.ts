@@ -7,13 +7,7 @@
  */
 import { decodeProperties, type Properties } from '@sluice/amqp'
 import type { Appended, Message } from '@sluice/core'
-import {
-  encodeRecord,
-  type MessageRecord,
-  messageIdentity,
-  type Peeked,
-  type QueueReply,
-} from '@sluice/store'
+import { type MessageRecord, messageIdentity, type Peeked, type QueueReply } from '@sluice/store'
 import { endSpan, type TraceContext, type Tracing } from '@sluice/telemetry'
 import { deathHistory, originalQueue } from './dead-letter.ts'
 import type { QueueEntry } from './routing-table.ts'
@@ -86,10 +80,9 @@ async function redriveLetter(
 
 /** Appends to one queue, without routing. */
 export function appendTo({ store }: QueueEntry, message: Message): Promise<Appended> {
-  const { priority, ttlMs, delayMs, dedupId, durability } = message
   return new Promise((resolve) => {
     const reply: QueueReply = { appended: (_token, outcome) => resolve(outcome) }
-    store.append(encodeRecord(message), priority, ttlMs, delayMs, dedupId, durability, reply, 0)
+    store.publish(message, { record: undefined, sealed: undefined }, reply, 0)
   })
 }
 
@@ -106,6 +99,7 @@ function revived(record: MessageRecord, properties: Properties, dedupId: string)
     delayMs: 0,
     dedupId,
     durability: null,
+    ...(record.sealedBy !== undefined && { sealedBy: record.sealedBy }),
     properties: record.properties,
     body: record.body,
   }

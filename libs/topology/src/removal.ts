@@ -14,15 +14,17 @@ import {
   bindingField,
   type Change,
   exchangeField,
+  type Json,
   policyField,
   queueField,
 } from './definition.ts'
+import { documentField } from './documents.ts'
 import type { RoutingTable } from './routing-table.ts'
 
 export function removeQueue(table: RoutingTable, vhost: string, name: string): Change[][] {
   const removal = new Removal(table, vhost)
   for (const binding of table.bindings(vhost, { queue: name })) removal.binding(binding)
-  return [...removal.groups, [[queueField(vhost, name), null]]]
+  return [...removal.groups, [[queueField(vhost, name), null], ...keysOf(table, vhost, name)]]
 }
 
 export function removeExchange(table: RoutingTable, vhost: string, name: string): Change[][] {
@@ -40,6 +42,17 @@ export function removeBinding(
   removal.binding(binding)
   return removal.groups
 }
+
+/** A queue's own data keys go with it: what they sealed is read by nobody any more. */
+function keysOf(table: RoutingTable, vhost: string, queue: string): Change[] {
+  return table.documents
+    .list('data-key', vhost)
+    .filter(({ value }) => isObject(value) && value['queue'] === queue)
+    .map(({ name }) => [documentField('data-key', vhost, name), null])
+}
+
+const isObject = (value: Json): value is { readonly [name: string]: Json } =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
 
 /** All that a vhost without queues holds, a group each. */
 export function removeRest(table: RoutingTable, vhost: string): Change[][] {

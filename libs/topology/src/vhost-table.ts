@@ -30,10 +30,18 @@ export class QueueEntry {
   readonly definition: QueueDefinition
   readonly #policies: Policies
   readonly #stores: QueueStores
+  readonly #encrypted: boolean
   #applied: { policy: PolicyDefinition | undefined; settings: QueueSettings } | undefined
   #store: QueueStore | undefined
 
-  constructor(vhost: string, definition: QueueDefinition, policies: Policies, stores: QueueStores) {
+  constructor(
+    vhost: string,
+    definition: QueueDefinition,
+    policies: Policies,
+    stores: QueueStores,
+    encrypted: boolean,
+  ) {
+    this.#encrypted = encrypted
     this.vhost = vhost
     this.definition = definition
     this.#policies = policies
@@ -80,7 +88,10 @@ export class QueueEntry {
     if (!this.#applied) {
       const { name, arguments: args } = this.definition
       const policy = this.#policies.of('queues', name)
-      const settings = queueSettings(args, policy?.definition, name === DEAD_LETTER_QUEUE)
+      const settings = queueSettings(args, policy?.definition, {
+        isDeadLetterQueue: name === DEAD_LETTER_QUEUE,
+        encrypted: this.#encrypted,
+      })
       this.#applied = { policy, settings }
     }
     return this.#applied
@@ -241,16 +252,20 @@ export class VhostTable {
     }
     return new VhostTable(this.name, this.#stores, {
       ...parts,
-      queues: this.#queuesWith(changes.queues, parts.policies),
+      queues: this.#queuesWith(changes.queues, parts),
     })
   }
 
-  #queuesWith(changes: VhostChanges['queues'], policies: Policies): PersistentMap<QueueEntry> {
+  #queuesWith(
+    changes: VhostChanges['queues'],
+    { policies, options: { encryption } }: Parts,
+  ): PersistentMap<QueueEntry> {
     const before = this.#parts.queues
     const entries = new Map<string, QueueEntry | undefined>()
     const entryOf = (definition: QueueDefinition) =>
-      new QueueEntry(this.name, definition, policies, this.#stores)
-    if (policies !== this.#parts.policies) {
+      new QueueEntry(this.name, definition, policies, this.#stores, encryption)
+    const { options } = this.#parts
+    if (policies !== this.#parts.policies || encryption !== options.encryption) {
       for (const { definition } of before.values()) {
         entries.set(definition.name, entryOf(definition))
       }

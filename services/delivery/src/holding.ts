@@ -93,9 +93,14 @@ export class Holding {
     while (this.#lost) await this.#recover()
     this.#taking++
     try {
-      const taken = await this.#store.take(credit, wait)
-      const { wakeMs, batches } = taken
-      return { wakeMs, deliveries: this.#hold(taken), whole: batches.length > 0 }
+      for (;;) {
+        const taken = await this.#store.take(credit, wait)
+        const { wakeMs, batches } = taken
+        const held = this.#hold(taken)
+        const deliveries = held.filter((delivery) => !this.#endUnreadable(delivery))
+        if (deliveries.length === 0 && held.length > 0) continue
+        return { wakeMs, deliveries, whole: batches.length > 0 }
+      }
     } catch (error) {
       const deleted = error instanceof BrokerError && error.code === 'queue_not_found'
       if (!deleted) this.#lose()
@@ -172,6 +177,13 @@ export class Holding {
       deliveries.push(this.#single(messages[single]!, ++ordinal))
     this.#unsettled += deliveries.length
     return deliveries
+  }
+
+  /** What never will be read is handed to nobody. */
+  #endUnreadable(delivery: Delivery): boolean {
+    if (delivery.record.unreadable === undefined) return false
+    this.ack(delivery)
+    return true
   }
 
   #single({ ref, acquired, failed, record }: TakenMessage, ordinal: number): Delivery {

@@ -6,7 +6,7 @@
  */
 import { BrokerError } from '@sluice/core'
 import { type Deps, type Route, route } from '@sluice/server'
-import type { Peeked } from '@sluice/store'
+import { noKey, type Peeked } from '@sluice/store'
 import { readTraceContext } from '@sluice/telemetry'
 import { deathHistory, originalQueue, type QueueEntry, redrive } from '@sluice/topology'
 import { z } from 'zod'
@@ -167,6 +167,7 @@ function refused(queue: string, outcome: string): BrokerError {
   if (outcome === 'disk-low') {
     return new BrokerError('store_unavailable', 'Redis cannot write to its disk; try again.')
   }
+  if (outcome === 'no-key') return noKey()
   if (outcome === 'not-durable') {
     return new BrokerError(
       'durability_unavailable',

@@ -66,6 +66,7 @@ export const PUBLISH_REFUSALS: readonly ErrorCode[] = [
   'queue_full',
   'memory_high',
   'durability_unavailable',
+  'encryption_unavailable',
 ]
 
 interface PublishOptions {

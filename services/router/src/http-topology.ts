@@ -39,6 +39,9 @@ const VhostBody = z.strictObject({
     description: 'AMQP connections, over all processes; -1 = any number.',
   }),
   maxQueues: Most.optional().meta({ description: 'Queues; -1 = any number.' }),
+  encryption: z.boolean().optional().meta({
+    description: 'What is stored in its queues from here on is encrypted (docs/encryption.md).',
+  }),
 })
 const Vhost = VhostBody.required().extend({ name: z.string() }).meta({ id: 'Vhost' })
 

@@ -5,6 +5,7 @@ import { definitionRoutes } from './definitions/http-definitions.ts'
 import { apiKeyRoutes } from './http-api-keys.ts'
 import { auditRoute } from './http-audit.ts'
 import { batchRoute } from './http-batch.ts'
+import { dataKeyRoutes } from './http-data-keys.ts'
 import { doctorRoute } from './http-doctor.ts'
 import { publishRoutes } from './http-publish.ts'
 import { queueRoutes } from './http-queues.ts'
@@ -25,6 +26,7 @@ export function router(deps: Deps, config: Config): Service {
       ...queueRoutes(deps),
       ...userRoutes(deps),
       ...apiKeyRoutes(deps),
+      ...dataKeyRoutes(deps),
       auditRoute(deps),
       ...definitionRoutes(deps),
       ...scheduleRoutes(deps),

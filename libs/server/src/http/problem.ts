@@ -42,6 +42,7 @@ export const STATUS = {
   memory_high: 429,
   overloaded: 503,
   durability_unavailable: 503,
+  encryption_unavailable: 503,
   store_unavailable: 503,
   draining: 503,
 } as const satisfies Record<ErrorCode, number>
@@ -53,6 +54,7 @@ const RETRY_AFTER_S: { readonly [code in ErrorCode]?: number } = {
   memory_high: 5,
   overloaded: 1,
   durability_unavailable: 1,
+  encryption_unavailable: 1,
   store_unavailable: 1,
   draining: 1,
 }

@@ -44,6 +44,11 @@ export function refusalOf(
         'durability_unavailable',
         'The durability asked for cannot be had at the moment. The message may be stored.',
       )
+    case 'no-key':
+      return new BrokerError(
+        'encryption_unavailable',
+        'The key that encrypts a queue cannot be had at the moment; the message is not stored there.',
+      )
     case 'unavailable':
       return new BrokerError(
         'store_unavailable',
@@ -70,6 +75,7 @@ export function publishCounts(
     'memory-high': count('memory-high'),
     'disk-low': count('disk-low'),
     'not-durable': count('not-durable'),
+    'no-key': count('no-key'),
     unavailable: count('unavailable'),
     bytes: metrics.count('publishedBytes', { door }),
   }

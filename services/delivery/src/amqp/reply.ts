@@ -24,6 +24,7 @@ const REPLY = {
   queue_full: REPLY_CODES.resourceError,
   memory_high: REPLY_CODES.resourceError,
   durability_unavailable: REPLY_CODES.preconditionFailed,
+  encryption_unavailable: REPLY_CODES.resourceError,
   store_unavailable: REPLY_CODES.internalError,
   draining: REPLY_CODES.connectionForced,
 } as const satisfies Partial<Record<ErrorCode, number>>

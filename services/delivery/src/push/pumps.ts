@@ -115,7 +115,7 @@ export class Pumps {
   }
 
   #start(vhost: string, name: string, subscription: Subscription): Pump {
-    const { metrics, report, store } = this.#deps
+    const { metrics, report, store, topology } = this.#deps
     this.#measure(vhost, name)
     return new Pump(
       {
@@ -124,7 +124,12 @@ export class Pumps {
         report,
         open: (subscription) =>
           new Endpoint(vhost, name, subscription, this.#guard, {
-            replayed: answerKeeper(store.requests, vhost, report),
+            replayed: answerKeeper(
+              store.requests,
+              vhost,
+              () => topology.table.queue(vhost, subscription.queue)?.store.sealing.key,
+              report,
+            ),
           }),
         register: (queue, hooks) => {
           const single = queue.definition.arguments['x-single-active-consumer'] === true

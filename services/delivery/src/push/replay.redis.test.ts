@@ -161,7 +161,7 @@ test('an answer is kept up to its limit, and that it was cut is told', async (t)
   const report = (error: unknown) => assert.fail(String(error))
   const store = await openStore({ url, report })
   t.after(() => store.close())
-  const keep = answerKeeper(store.requests, '/', report)
+  const keep = answerKeeper(store.requests, '/', () => undefined, report)
   const answering = (text: string, status: number) => (res: ServerResponse) => {
     res.writeHead(status, { 'X-Answer': 'yes', 'Keep-Alive': 'timeout=5' }).end(text)
   }

@@ -7,7 +7,7 @@
  * of its queue are pushed as usual.
  */
 import { BrokerError, limits, type Report } from '@sluice/core'
-import type { KeptAnswer, Requests } from '@sluice/store'
+import type { DataKey, KeptAnswer, Requests } from '@sluice/store'
 import type { HttpRequest } from '@sluice/topology'
 import type { Exchange } from './exchange.ts'
 import type { Verdict } from './subscription.ts'
@@ -50,15 +50,21 @@ const STATES = { ack: 'delivered', retry: 'failed', 'dead-letter': 'dead' } as c
 
 /**
  * Tells whoever sent a request how an attempt went. What cannot be told since Redis is away is
- * lost: the message comes again then, since it cannot be settled either.
+ * lost: the message comes again then, since it cannot be settled either. `key` seals the answer.
  */
-export function answerKeeper(requests: Requests, vhost: string, report: Report): Replayed {
+export function answerKeeper(
+  requests: Requests,
+  vhost: string,
+  key: () => DataKey | undefined,
+  report: Report,
+): Replayed {
   return async (request, verdict, exchange) => {
     const { id, ingest, keepMs, keepBytes } = request
     try {
       await requests.note(id, STATES[verdict], {
         keepMs: Math.max(1, Math.min(keepMs, limits.REQUEST_WAITING_MS_MAX)),
         answer: answerOf(exchange, keepBytes),
+        key: key(),
         record: { vhost, ingest, open: false },
       })
     } catch (error) {

@@ -25,6 +25,7 @@ const Vhost = z.object({
     .strictObject({
       tolerantRedeclare: z.boolean().optional(),
       holdEta: z.boolean().optional(),
+      encryption: z.boolean().optional(),
     })
     .optional(),
   // RabbitMQ writes [] for none.

@@ -17,8 +17,8 @@ export function exportDefinitions(table: RoutingTable, only: string | undefined)
   return {
     product_name: 'Sluice',
     vhosts: vhosts.map((name) => {
-      const { tolerantRedeclare, holdEta } = table.vhostOptions(name)
-      return { name, sluice: { tolerantRedeclare, holdEta } }
+      const { tolerantRedeclare, holdEta, encryption } = table.vhostOptions(name)
+      return { name, sluice: { tolerantRedeclare, holdEta, encryption } }
     }),
     parameters: vhosts.flatMap((vhost) => limitsOf(table, vhost)),
     users: users.map(({ name, passwordHash, tags, maxConnections, maxChannels }) => ({

@@ -12,13 +12,14 @@
 import { hash } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { encodeProperties, type Properties, type Table } from '@sluice/amqp'
-import { BrokerError, DEFAULT_EXCHANGE, limits } from '@sluice/core'
+import { BrokerError, DEFAULT_EXCHANGE, limits, type Message } from '@sluice/core'
 import type { Principal } from '@sluice/security'
 import { type Area, type Deps, receiveBody, refuse, unauthenticated } from '@sluice/server'
 import {
   type Admitted,
-  encodeRecord,
   type FoundRequest,
+  noKey,
+  type QueueStore,
   type RequestRecord,
   unavailable,
   type WaitingRoom,
@@ -83,6 +84,7 @@ function ingestCounts({ metrics }: Deps): Counts {
     'memory-high': count('memory-high'),
     'disk-low': count('disk-low'),
     'not-durable': count('not-durable'),
+    'no-key': count('no-key'),
     unavailable: count('unavailable'),
     bytes: metrics.count('publishedBytes', { door }),
   }
@@ -183,7 +185,7 @@ class Acceptance {
       const dedupId = this.#key === '' ? '' : this.#id
       const client = this.#ingest.client(this.#req, this.#user)
       this.#counts.bytes.value += body.length
-      room.append(this.#record(body), dedupId, client, this, 0)
+      room.publish(this.#message(body, dedupId), client, this, 0)
     } catch (error) {
       this.#refuse(error)
     }
@@ -210,7 +212,7 @@ class Acceptance {
     return this.#key === '' ? retentionMs : Math.max(retentionMs, 2 * idempotencyWindowMs)
   }
 
-  #record(body: Buffer): Buffer {
+  #message(body: Buffer, dedupId: string): Message {
     const { name, settings } = this.#ingest
     const headers = this.#ingest.keptHeaders(this.#req)
     const { path, query } = this.#target
@@ -231,7 +233,7 @@ class Acceptance {
     })
     properties.headers = table
     this.#carryTrace(table, body)
-    return encodeRecord({
+    return {
       exchange: DEFAULT_EXCHANGE,
       routingKey: settings.queue,
       orderingKey: '',
@@ -239,11 +241,11 @@ class Acceptance {
       priority: 0,
       ttlMs: -1,
       delayMs: 0,
-      dedupId: '',
+      dedupId,
       durability: null,
       properties: encodeProperties(properties),
       body,
-    })
+    }
   }
 
   /** The trace that the request says, or one that starts with it, goes along with its message. */
@@ -269,7 +271,7 @@ class Acceptance {
     const stored = outcome === 'stored' || outcome === 'duplicate'
     if (this.#span) endSpan(this.#span, stored ? undefined : outcome, { 'sluice.outcome': outcome })
     if (stored) {
-      this.#accept(outcome === 'duplicate').catch((error) => this.#refuse(error))
+      this.#accept(outcome === 'duplicate', room.queue).catch((error) => this.#refuse(error))
     } else if (outcome === 'gone') {
       this.#finishDelete(room).catch((error) => this.#refuse(error))
     } else {
@@ -277,17 +279,12 @@ class Acceptance {
     }
   }
 
-  async #accept(duplicate: boolean): Promise<void> {
+  async #accept(duplicate: boolean, queue: QueueStore): Promise<void> {
     const { store } = this.#deps
     const { vhost, name, settings } = this.#ingest
     const atMs = Date.now() + store.state.clockAheadMs
-    const record: RequestRecord = {
-      vhost,
-      ingest: name,
-      open: settings.open,
-      atMs,
-      print: this.#print,
-    }
+    const print = queue.sealing.kept('request', this.#print)
+    const record: RequestRecord = { vhost, ingest: name, open: settings.open, atMs, print }
     try {
       await store.requests.accept(this.#id, record)
     } catch (error) {
@@ -296,7 +293,7 @@ class Acceptance {
     let found: FoundRequest | undefined
     if (duplicate) {
       found = await store.requests.find(this.#id)
-      if (found !== undefined && found.record.print !== '' && found.record.print !== this.#print) {
+      if (found !== undefined && found.record.print !== '' && found.record.print !== print) {
         throw new BrokerError(
           'idempotency_key_reused',
           'This Idempotency-Key came with another request before: use a new one.',
@@ -370,6 +367,8 @@ function refusalOf(
       return new BrokerError('memory_high', 'Redis is short of memory; try again.')
     case 'disk-low':
       return new BrokerError('store_unavailable', 'Redis cannot write to its disk; try again.')
+    case 'no-key':
+      return noKey()
     case 'not-durable':
       return new BrokerError(
         'durability_unavailable',

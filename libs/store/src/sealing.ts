@@ -1,0 +1,209 @@
+/**
+ * What of one queue is sealed, and with which key; and what becomes of what cannot be opened.
+ *
+ * A record whose key was shredded, or that is not what was stored, never will be read: it comes out
+ * marked so, and whoever takes it ends it. One whose key exists and cannot be had at the moment is
+ * nobody's yet: opening throws encryption_unavailable, and it goes back as it was.
+ */
+import type { Message } from '@sluice/core'
+import { type DataKey, type Pseudonym, sealedBy } from './data-key.ts'
+import { noKey } from './key-ring.ts'
+import type { QueueContext } from './queue-context.ts'
+import { type Encodings, encodeSealed, type MessageRecord, openRecord, placeOf } from './record.ts'
+import { renamedClient } from './room-client.ts'
+import type { Taken, TakenMessage, Tally } from './scripts.ts'
+import type { QueueSettings } from './settings.ts'
+
+interface Queue {
+  readonly vhost: string
+  readonly name: string
+  readonly settings: QueueSettings
+}
+
+type Context = Pick<QueueContext, 'keys' | 'report' | 'unreadable'>
+
+/** In front of an error or an attempt that is sealed (scripts.ts, failureOf); in base64. */
+const SEALED_TEXT = '\x1f'
+const ATTEMPT = '\x1e'
+
+export class Sealing {
+  readonly #context: Context
+  readonly #queue: Queue
+  readonly #place: Buffer
+  readonly #vhostPlace: Buffer
+
+  constructor(context: Context, queue: Queue) {
+    this.#context = context
+    this.#queue = queue
+    this.#place = placeOf(queue.vhost, queue.name)
+    this.#vhostPlace = placeOf(queue.vhost, '')
+  }
+
+  /**
+   * Hands over the key that seals here, at once unless it is being made; undefined: it cannot be
+   * had. What another queue's key sealed stays with the keys of that queue, if this one has none.
+   */
+  withKey(by: number | undefined, use: (key: DataKey | undefined) => void): void {
+    const key = this.#keyFor(by)
+    if (key instanceof Promise) key.then(use).catch(this.#context.report)
+    else use(key)
+  }
+
+  #keyFor(by: number | undefined): DataKey | Promise<DataKey | undefined> | undefined {
+    const { vhost, name, settings } = this.#queue
+    if (settings.encryption === 'vhost') return this.#context.keys.sealing(vhost, '')
+    if (settings.encryption === 'queue') return this.#context.keys.sealing(vhost, name)
+    const before = this.#context.keys.get(by ?? 0)
+    return before && this.#context.keys.newest(before.vhost, before.queue)
+  }
+
+  /** The key with which something small is sealed beside a message; undefined: it is open. */
+  get key(): DataKey | undefined {
+    const key = this.#queue.settings.encryption === 'none' ? undefined : this.#keyFor(undefined)
+    return key instanceof Promise ? undefined : key
+  }
+
+  /** A text as it is kept beside a message: a pseudonym where that is sealed, '' without a key. */
+  kept(of: Pseudonym, text: string): string {
+    if (!this.#seals || text === '') return text
+    return this.key?.pseudonym(of, text) ?? ''
+  }
+
+  get #seals(): boolean {
+    return this.#queue.settings.encryption !== 'none'
+  }
+
+  /** Where all queues of a vhost share a key they share the bytes. */
+  encode(message: Message, key: DataKey, bytes: Encodings): Buffer {
+    if (key.queue !== '') return encodeSealed(message, key, this.#place)
+    bytes.sealed ??= new Map()
+    let record = bytes.sealed.get(key)
+    if (record === undefined) {
+      record = encodeSealed(message, key, this.#vhostPlace)
+      bytes.sealed.set(key, record)
+    }
+    return record
+  }
+
+  /** Throws encryption_unavailable where there is no point in taking. */
+  requireKey(): void {
+    if (this.#seals && this.key === undefined && this.#context.keys.broken().length > 0)
+      throw noKey()
+  }
+
+  async openTaken<T extends Taken>(taken: T): Promise<T> {
+    const { batches, messages } = taken
+    const records = await this.#openAll(batches.flatMap((batch) => batch.records))
+    let at = 0
+    const opened = batches.map((batch) => {
+      const from = at
+      at += batch.records.length
+      return { ...batch, records: records.slice(from, at) }
+    })
+    return { ...taken, batches: opened, messages: await this.openMessages(messages) }
+  }
+
+  async openMessages(messages: readonly TakenMessage[]): Promise<TakenMessage[]> {
+    const records = await this.#openAll(messages.map(recordOf))
+    return messages.map((message, i) => ({ ...message, record: records[i]! }))
+  }
+
+  /** Dead letters, with what is sealed of how they died. */
+  async openTallies(tallies: readonly Tally[]): Promise<Tally[]> {
+    return this.#withFailures(tallies, await this.#openAll(tallies.map(recordOf)))
+  }
+
+  /** For lists: one that cannot be opened is shown as such. */
+  async showTallies<T extends Tally>(tallies: readonly T[]): Promise<T[]> {
+    const records = tallies.map(recordOf)
+    const missing = await this.#missing(records)
+    const shown = records.map((record) =>
+      missing.has(record.sealedBy ?? 0) ? { ...record, unreadable: 'locked' as const } : record,
+    )
+    return this.#withFailures(
+      tallies,
+      shown.map((record) => (record.unreadable ? record : this.#open(record))),
+    )
+  }
+
+  #withFailures<T extends Tally>(tallies: readonly T[], records: readonly MessageRecord[]): T[] {
+    return tallies.map((tally, i) => ({
+      ...tally,
+      record: records[i]!,
+      failure: this.#openText(tally.failure),
+      attempts: tally.attempts.map((text) => this.#openText(text)).filter((text) => text !== ''),
+    }))
+  }
+
+  /** Throws encryption_unavailable for one whose key cannot be had at the moment. */
+  async #openAll(records: readonly MessageRecord[]): Promise<MessageRecord[]> {
+    if ((await this.#missing(records)).size > 0) throw noKey()
+    return records.map((record) => {
+      const opened = this.#open(record)
+      const { unreadable } = opened
+      if (unreadable === 'shredded' || unreadable === 'forged') {
+        this.#context.unreadable(this.#queue.vhost, this.#queue.name, unreadable)
+      }
+      return opened
+    })
+  }
+
+  /** The keys that exist and are not to be had at the moment. */
+  async #missing(records: readonly MessageRecord[]): Promise<ReadonlySet<number>> {
+    const { keys } = this.#context
+    const missing = new Set<number>()
+    for (const { sealed, sealedBy = 0 } of records) {
+      if (sealed !== undefined && !keys.get(sealedBy)) missing.add(sealedBy)
+    }
+    return missing.size === 0 ? missing : keys.missing(this.#queue.vhost, missing)
+  }
+
+  #open(record: MessageRecord): MessageRecord {
+    if (record.sealed === undefined) return record
+    const key = this.#context.keys.get(record.sealedBy ?? 0)
+    const ours = key?.vhost === this.#queue.vhost
+    const place = key?.queue === '' ? this.#vhostPlace : this.#place
+    return openRecord(record, ours ? key : undefined, place)
+  }
+
+  /** How a delivery failed (failureOf), as it is kept: an error may quote what failed. */
+  failure(text: string): string {
+    if (!this.#seals || text.length <= 1) return text
+    const { key } = this
+    const parts = text.slice(1).split(ATTEMPT)
+    // Without a key nothing is kept of it.
+    const kept = parts.map((part) => (part === '' || !key ? '' : this.#sealText(key, part)))
+    return text[0] + kept.join(ATTEMPT)
+  }
+
+  #sealText(key: DataKey, text: string): string {
+    const sealed = Buffer.concat(key.seal([this.#place, FAILURE], Buffer.from(text)))
+    return SEALED_TEXT + sealed.toString('base64')
+  }
+
+  #openText(text: string): string {
+    if (!text.startsWith(SEALED_TEXT)) return text
+    const sealed = Buffer.from(text.slice(1), 'base64')
+    const key = this.#context.keys.get(sealedBy(sealed))
+    return key?.open([this.#place, FAILURE], sealed)?.toString() ?? ''
+  }
+
+  /** A room's client under its pseudonym (roomClient). */
+  client(key: DataKey, client: Buffer): Buffer {
+    return renamedClient(client, (name) => key.pseudonym('client', name))
+  }
+}
+
+const FAILURE = Buffer.from('failure')
+
+interface Recorded {
+  readonly record: MessageRecord
+}
+const recordOf = ({ record }: Recorded) => record
+export const isSealed = ({ record }: Recorded): boolean => record.sealed !== undefined
+export function holdsSealed({ messages, batches }: Taken): boolean {
+  const sealed = (record: MessageRecord) => record.sealed !== undefined
+  return messages.some(isSealed) || batches.some(({ records }) => records.some(sealed))
+}
+/** Shredded or forged: nobody will read it. */
+export const isUnreadable = ({ record }: Recorded): boolean => record.unreadable !== undefined
