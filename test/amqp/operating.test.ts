@@ -23,6 +23,7 @@ test('no. 44: a vhost may tolerate declarations that differ, with a warning and 
     holdEta: false,
     maxConnections: -1,
     maxQueues: -1,
+    encryption: false,
   })
   await confirming(peer)
   await store(peer, 'q', ['1', '2'])
