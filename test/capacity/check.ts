@@ -20,7 +20,7 @@ export interface Check {
     readonly storeMs: number
   }
   /** How far off the model was, as a share of what was measured. */
-  readonly error: { readonly rate: number; readonly deliveries: number; readonly memory: number }
+  readonly error: Readonly<Record<'rate' | 'deliveries' | 'delay' | 'memory', number>>
 }
 
 export async function measureCheck(rig: Rig, coefficients: Coefficients): Promise<Check> {
@@ -32,11 +32,11 @@ export async function measureCheck(rig: Rig, coefficients: Coefficients): Promis
   const expected = answer(coefficients, question)
   rig.say('the model: a case that no line was fitted to')
   const measured = await measure(rig, question)
-  const off = (what: 'messagesPerSecond' | 'deliveriesPerMessage' | 'memoryBytes') =>
-    (expected[what] - measured[what]) / measured[what]
+  const off = (what: keyof Check['measured']) => (expected[what] - measured[what]) / measured[what]
   const error = {
     rate: off('messagesPerSecond'),
     deliveries: off('deliveriesPerMessage'),
+    delay: off('meanDelayMs'),
     memory: off('memoryBytes'),
   }
   return { question, expected, measured, error }

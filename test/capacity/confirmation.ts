@@ -6,7 +6,7 @@
  * work, where the rate is a line in M until the broker is busy.
  */
 import { median } from '../bench/bench.ts'
-import { consumeFor } from './consumers.ts'
+import { type Consumption, consumeFor } from './consumers.ts'
 import { type Fit, fitToBreak, type Point } from './fit.ts'
 import { dropQueue, type Evidence, fill, freshQueue, type Rig } from './rig.ts'
 import { BODY_BYTES } from './storage.ts'
@@ -36,44 +36,47 @@ export async function measureConfirmation(rig: Rig): Promise<Confirmation> {
   const busy = rig.short ? [4, 8, 16, 32] : [2, 4, 8, 16, 32, 64, 128]
   const working = rig.short ? [1, 2, 4, 8] : [1, 2, 4, 8, 16, 32, 64, 128, 256]
   await round(rig, 8, 0) // warms up
-  const [times, full, timeEvidence]: [Point[], number[], Evidence[]] = [[], [], []]
-  for (const x of busy) {
-    rig.say(`consumers: ${x} that acknowledge at once`)
-    const result = await typical(rig, x, 0)
-    times.push({ x, y: result.confirmMs })
-    full.push(result.perSecond)
-    timeEvidence.push(result.evidence)
-  }
-  const [rates, rateEvidence]: [Point[], Evidence[]] = [[], []]
-  let overheadMs = 0
-  for (const x of working) {
-    rig.say(`consumers: ${x} that work for ${WORK_MS} ms`)
-    const result = await typical(rig, x, WORK_MS)
-    rates.push({ x, y: result.perSecond })
-    rateEvidence.push(result.evidence)
-    // A timer that fires late is part of the work that was asked for, from the model's view.
-    if (x === working[0]) overheadMs = result.leaseMs + result.workedMs - WORK_MS + result.confirmMs
-  }
+  const idle = await typical(rig, busy, 0)
+  const worked = await typical(rig, working, WORK_MS)
   await dropQueue(rig, QUEUE)
+  const times = idle.map(({ consumers: x, confirmMs: y }) => ({ x, y }))
+  const rates = worked.map(({ consumers: x, perSecond: y }) => ({ x, y }))
+  const [alone] = worked as [Consumed]
   return {
-    ...{ times, timeEvidence, rates, rateEvidence, overheadMs },
+    ...{ times, rates },
     timeFit: fitToBreak(times),
-    rateFit: fitToBreak(rates),
-    perSecondMax: Math.max(...full, ...rates.map(({ y }) => y)),
+    timeEvidence: idle.map(({ evidence }) => evidence),
+    rateFit: fitToBreak(rates, 'shares'),
+    rateEvidence: worked.map(({ evidence }) => evidence),
+    // A timer that fires late is part of the work that was asked for, from the model's view.
+    overheadMs: alone.leaseMs + alone.workedMs - WORK_MS + alone.confirmMs,
+    perSecondMax: Math.max(...[...idle, ...worked].map(({ perSecond }) => perSecond)),
   }
 }
 
-/** The one of the rounds with the median rate: what else a machine does comes and goes. */
-async function typical(rig: Rig, consumers: number, workMs: number) {
-  const rounds = []
-  for (let left = rig.short ? 1 : 3; left > 0; left--) {
-    rounds.push(await round(rig, consumers, workMs))
+type Consumed = Consumption & { readonly consumers: number }
+
+/**
+ * For each number of consumers the round with the median rate. Round by round, since what else a
+ * machine does comes and goes: so it hits all alike.
+ */
+async function typical(rig: Rig, counts: readonly number[], workMs: number): Promise<Consumed[]> {
+  const rounds = rig.short ? 1 : 3
+  const results = new Map<number, Consumption[]>(counts.map((count) => [count, []]))
+  for (let at = 1; at <= rounds; at++) {
+    for (const [count, list] of results) {
+      const doing = workMs === 0 ? 'acknowledge at once' : `work for ${workMs} ms`
+      rig.say(`consumers: ${count} that ${doing}, round ${at} of ${rounds}`)
+      list.push(await round(rig, count, workMs))
+    }
   }
-  const middle = median(rounds.map(({ perSecond }) => perSecond))
-  return rounds.find(({ perSecond }) => perSecond === middle)!
+  return [...results].map(([consumers, list]) => {
+    const middle = median(list.map(({ perSecond }) => perSecond))
+    return { ...list.find(({ perSecond }) => perSecond === middle)!, consumers }
+  })
 }
 
-async function round(rig: Rig, consumers: number, workMs: number) {
+async function round(rig: Rig, consumers: number, workMs: number): Promise<Consumption> {
   const ms = rig.short ? 400 : 2_000
   const most = workMs === 0 ? PER_SECOND_MAX : (consumers * 1_000) / workMs
   await freshQueue(rig, QUEUE)

@@ -28,6 +28,16 @@ test('a line through two points is exact, and has no error to tell of', () => {
   assert.deepEqual(line, { slope: 2, intercept: 3, slopeError: 0, r2: 1, points: 2 })
 })
 
+test('with errors as shares, points of every size count alike', () => {
+  const points = [at(1, 11), at(10, 91), at(100, 1_010), at(1_000, 9_900)]
+  const { slope, intercept } = fitLine(points, 'shares')
+  const worst = Math.max(...points.map(({ x, y }) => Math.abs((intercept + slope * x) / y - 1)))
+  assert.ok(worst < 0.08, `off by ${worst}`)
+  const exact = fitLine([at(1, 5), at(10, 23), at(100, 203)], 'shares')
+  near(exact.slope, 2)
+  near(exact.intercept, 3)
+})
+
 test('points that all have the same x have no line', () => {
   assert.throws(() => fitLine([at(1, 5), at(1, 9)]), /two different x/)
 })

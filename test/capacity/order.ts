@@ -46,7 +46,13 @@ export async function measureOrder(rig: Rig): Promise<Order> {
   for (const queues of counts) {
     for (const arrangement of ARRANGEMENTS) {
       rig.say(`order: ${arrangement}, ${queues}`)
-      points.push(await arrange(rig, arrangement, queues))
+      // Queues drift apart by chance, a single time tells little.
+      const rounds = arrangement === 'queues in turn' && !rig.short ? 3 : 1
+      const results: Disorder[] = []
+      for (let round = 0; round < rounds; round++) {
+        results.push(await arrange(rig, arrangement, queues, SEED + round))
+      }
+      points.push({ arrangement, queues, ...meanOf(results) })
     }
   }
   return {
@@ -63,7 +69,22 @@ export function overallOf(points: readonly Disorder[], of: Arrangement): Point[]
     .map(({ queues, overall }) => ({ x: queues - 1, y: overall }))
 }
 
-async function arrange(rig: Rig, arrangement: Arrangement, queues: number): Promise<Disorder> {
+function meanOf(results: readonly Disorder[]) {
+  const mean = (of: (result: Disorder) => number) =>
+    results.reduce((total, result) => total + of(result), 0) / results.length
+  return {
+    overall: mean(({ overall }) => overall),
+    withinKey: mean(({ withinKey }) => withinKey),
+    inOrder: mean(({ inOrder }) => inOrder),
+  }
+}
+
+async function arrange(
+  rig: Rig,
+  arrangement: Arrangement,
+  queues: number,
+  seed: number,
+): Promise<Disorder> {
   const messages = (rig.short ? 40 : 250) * queues
   const several = arrangement.startsWith('queues')
   const names = Array.from({ length: several ? queues : 1 }, (_, at) => `${QUEUE}-${at}`)
@@ -78,7 +99,7 @@ async function arrange(rig: Rig, arrangement: Arrangement, queues: number): Prom
   })
   await publish(rig, outgoing)
   const done: number[] = []
-  const chance = random(SEED)
+  const chance = random(seed)
   const work = {
     consumers: queues / names.length,
     workMs: () => Math.min(WORK_MS_MAX, -WORK_MS * Math.log(1 - chance.next())),

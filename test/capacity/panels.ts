@@ -105,18 +105,19 @@ export function textOf(report: Report): string {
     questionText(check.question),
     `  said ${figure(check.expected.messagesPerSecond)}/s, measured ` +
       `${figure(check.measured.messagesPerSecond)}/s: ${percent(check.error.rate)}; deliveries ` +
-      `${percent(check.error.deliveries)}; memory ${percent(check.error.memory)}`,
+      `${percent(check.error.deliveries)}; delay ${percent(check.error.delay)}; memory ${percent(check.error.memory)}`,
   ].join('\n')
 }
 
 export function questionText({ messages, consumers, errors, workMs, bodyBytes }: Question): string {
   return (
     `  ${figure(messages)} messages of ${bodyBytes} bytes, ${consumers} consumers that work for ` +
-    `${workMs} ms, ${errors} of deliveries fail`
+    `${workMs} ms, ${figure(errors * 100)} % of deliveries fail`
   )
 }
 
 export function answerText(question: Question, said: Answer): string {
+  const dead = said.deadLetters * question.messages
   const rows = [
     ['rate', `${figure(said.messagesPerSecond)} messages a second, limited by the ${said.limit}`],
     [
@@ -125,7 +126,7 @@ export function answerText(question: Question, said: Answer): string {
     ],
     ['delay', `${time(said.meanDelayMs)} on average, ${time(said.drainMs)} until the last is done`],
     ['retries', `${time(said.backOffMs)} besides on average, with a back-off that nobody set`],
-    ['dead letters', `${figure(said.deadLetters * question.messages)} messages`],
+    ['dead letters', dead < 0.5 ? 'none' : `${figure(dead)} messages`],
     ['memory', `${figure(said.memoryBytes / 1e6)} MB of Redis`],
     ['storing', `${time(said.storeMs)} in batches`],
   ] as const

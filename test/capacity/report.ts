@@ -61,12 +61,14 @@ export function findingsOf({ storage, confirmation, redelivery, order }: Measure
     {
       ...{ name: 'storage time', formula: 'T = k x N', unit: 'ms a message' },
       line: storage.timeFit,
-      ends: both(storage.timeFit, storage.times, storage.evidence),
+      ends: both(storage.timeFit, storage.times, storage.evidence) || full(storage),
     },
     {
       ...{ name: 'memory', formula: 'bytes = k x N', unit: 'bytes a message of 256' },
       line: storage.bytesFit,
-      ends: ending(storage.bytesFit, () => 'batches of another size share their cost differently'),
+      ends:
+        ending(storage.bytesFit, () => 'batches of another size share their cost differently') ||
+        full(storage),
     },
     {
       ...{ name: 'confirmation time', formula: 't = k x M', unit: 'ms a consumer' },
@@ -91,7 +93,7 @@ export function findingsOf({ storage, confirmation, redelivery, order }: Measure
     {
       ...{ name: 'disorder of queues', formula: 'I = k x (Q - 1)', unit: 'inversions a message' },
       line: order.queuesFit,
-      ends: ending(order.queuesFit, () => 'queues that nothing keeps in step drift apart'),
+      ends: ending(order.queuesFit, () => 'how far queues drift apart is chance, a random walk'),
     },
     {
       ...{ name: 'disorder of workers', formula: 'I = k x (M - 1)', unit: 'inversions a message' },
@@ -101,7 +103,12 @@ export function findingsOf({ storage, confirmation, redelivery, order }: Measure
     {
       ...{ name: 'order', formula: 'S = k x Q', unit: 'of messages in order' },
       line: fitLine(inOrder(order)),
-      ends: 'no such line: S falls as Q grows, and is 1 by key',
+      ends: 'before it begins: S falls as Q grows, and is 1 within a key',
+    },
+    {
+      ...{ name: 'order', formula: 'S = k / Q', unit: 'of messages in order' },
+      line: fitLine(inOrder(order).map(({ x, y }) => ({ x: 1 / x, y }))),
+      ends: '',
     },
   ]
 }
@@ -113,6 +120,14 @@ export function inOrder({ points }: Order): Point[] {
     .map(({ queues: x, inOrder: y }) => ({ x, y }))
 }
 
+/** No line that was measured ends before this. */
+function full({ end: { bytes, expected, measured } }: Storage): string {
+  return (
+    `where Redis's memory does: with ${figure(bytes / 1e6)} MB left, said at ${figure(expected)} ` +
+    `messages, refused at ${figure(measured)}`
+  )
+}
+
 function ending({ breakAt }: Fit, why: () => string): string {
   if (breakAt === undefined) return ''
   const { x, y, expected } = breakAt
@@ -120,7 +135,7 @@ function ending({ breakAt }: Fit, why: () => string): string {
 }
 
 /** A core that has less than this left is used up. */
-const USED_UP = 0.85
+const USED_UP = 0.8
 
 /** Who had no processor left, as far as it was seen. */
 export function usedUp({ redis, broker, load, others, ...disk }: Evidence): string {

@@ -19,6 +19,10 @@ export interface Rig {
   watch(): Promise<() => Promise<Evidence>>
   /** Bytes that Redis uses for data, once what was deleted is gone. */
   dataBytes(): Promise<number>
+  /** All bytes that Redis uses. */
+  usedBytes(): Promise<number>
+  /** Redis's maxmemory; 0 = none. */
+  limitMemory(bytes: number): Promise<void>
 }
 
 /** Cores in use by each, on average: 1 is a core that had no pause. */
@@ -40,13 +44,17 @@ export async function openRig(
   options: { readonly short: boolean; readonly fsync: Fsync; say(text: string): void },
 ): Promise<Rig> {
   const { redis, url: redisUrl } = await privateRedis(scope, { fsync: options.fsync })
-  const server = await startServices(scope, ['router', 'delivery', 'reaper'], redisUrl)
+  const server = await startServices(scope, ['router', 'delivery', 'reaper'], redisUrl, {
+    SLUICE_LOG_LEVEL: 'error', // that its memory is full, as it is made to be, is no news
+  })
   const info = async () => figures(await redis.info())
   return {
     url: server.url,
     short: options.short,
     say: options.say,
     watch: () => watch(server, info),
+    usedBytes: async () => (await info())['used_memory']!,
+    limitMemory: async (bytes) => void (await redis.config('SET', 'maxmemory', bytes)),
     async dataBytes() {
       let bytes = 0
       await waitFor(async () => {

@@ -50,11 +50,11 @@ async function main(): Promise<number> {
     options: {
       short: { type: 'boolean', default: false },
       messages: { type: 'string' },
-      consumers: { type: 'string', default: '1' },
-      errors: { type: 'string', default: '0' },
-      work: { type: 'string', default: '10' },
-      body: { type: 'string', default: '256' },
-      limit: { type: 'string', default: '20' },
+      consumers: { type: 'string' },
+      errors: { type: 'string' },
+      work: { type: 'string' },
+      body: { type: 'string' },
+      limit: { type: 'string' },
       fsync: { type: 'string', default: 'everysec' },
       json: { type: 'boolean', default: false },
       svg: { type: 'string', default: '.data/capacity.svg' },
@@ -66,18 +66,8 @@ async function main(): Promise<number> {
     process.stdout.write(`${HELP}\n`)
     return 0
   }
-  const { messages, consumers, errors, work, body, limit, json, svg, results } = values
-  const question: Question | undefined =
-    messages === undefined
-      ? undefined
-      : {
-          messages: within('messages', messages, 1, 1e12),
-          consumers: Math.round(within('consumers', consumers, 1, 1e6)),
-          errors: within('errors', errors, 0, 0.999),
-          workMs: within('work', work, 0, 1e9),
-          bodyBytes: within('body', body, 0, 1e9),
-          deliveriesMax: Math.round(within('limit', limit, 0, 1e6)) + 1,
-        }
+  const { json, svg, results } = values
+  const question = questionOf(values)
   const fsync = oneOf('fsync', values.fsync, ['everysec', 'always', 'no'])
   const known = question !== undefined && existsSync(results)
   const report = known ? kept(results) : await measured({ short: values.short, fsync })
@@ -91,10 +81,39 @@ async function main(): Promise<number> {
     const said = answered && { ...{ machine, measuredAt, short, question }, answer: answered }
     process.stdout.write(`${JSON.stringify(said ?? report)}\n`)
   } else if (question !== undefined && answered !== undefined) {
-    const from = `From what ${results} says of ${report.machine}, ${report.measuredAt}`
+    const rough = report.short ? ', in a short run: rough' : ''
+    const from = `From what ${results} says of ${report.machine}, ${report.measuredAt}${rough}`
     process.stdout.write(`${from}\n${answerText(question, answered)}\n`)
   } else process.stdout.write(`${textOf(report)}\n\nThe charts are in ${svg}\n`)
   return 0
+}
+
+interface Asked {
+  readonly messages?: string
+  readonly consumers?: string
+  readonly errors?: string
+  readonly work?: string
+  readonly body?: string
+  readonly limit?: string
+}
+
+/** undefined where nothing is asked. */
+function questionOf({ messages, ...asked }: Asked): Question | undefined {
+  const { consumers = '1', errors = '0', work = '10', body = '256', limit = '20' } = asked
+  if (messages === undefined) {
+    const names = ['consumers', 'errors', 'work', 'body', 'limit'] as const
+    const lonely = names.find((name) => asked[name] !== undefined)
+    if (lonely !== undefined) throw new Error(`--${lonely} goes with --messages: how many wait`)
+    return undefined
+  }
+  return {
+    messages: within('messages', messages, 1, 1e12),
+    consumers: Math.round(within('consumers', consumers, 1, 1e6)),
+    errors: within('errors', errors, 0, 0.999),
+    workMs: within('work', work, 0, 1e9),
+    bodyBytes: within('body', body, 0, 1e9),
+    deliveriesMax: Math.round(within('limit', limit, 0, 1e6)) + 1,
+  }
 }
 
 function within(name: string, given: string, from: number, to: number): number {
@@ -112,7 +131,9 @@ function oneOf(name: string, given: string, all: readonly Fsync[]): Fsync {
 
 function kept(file: string): Report {
   try {
-    return JSON.parse(readFileSync(file, 'utf8')) as Report
+    const report = JSON.parse(readFileSync(file, 'utf8')) as Partial<Report>
+    if (report.coefficients !== undefined) return report as Report
+    throw new Error('without coefficients')
   } catch {
     throw new Error(`${file} is no report: delete it, and it is measured again`)
   }
@@ -124,8 +145,10 @@ function write(file: string, content: string): void {
 }
 
 async function measured(options: { readonly short: boolean; fsync: Fsync }): Promise<Report> {
+  const begunMs = performance.now()
   const say = (text: string) => {
-    if (shows) process.stderr.write(`${CLEAR_LINE}${text}`)
+    const seconds = Math.round((performance.now() - begunMs) / 1_000)
+    if (shows) process.stderr.write(`${CLEAR_LINE}${text === '' ? '' : `${seconds} s  ${text}`}`)
   }
   if (findRedisServer() === undefined) {
     await fetchRedis(process.env, (line: string) => process.stderr.write(`capacity: ${line}\n`))

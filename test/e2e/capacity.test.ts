@@ -47,6 +47,8 @@ test('storing takes longer with more messages, and memory is in proportion to th
   assert.ok(timeFit.slope > 0)
   assert.ok(bytesFit.r2 >= 0.98, `R² of memory is ${bytesFit.r2}`)
   assert.ok(bytesFit.slope > 256 && bytesFit.slope < 512, `${bytesFit.slope} bytes a message`)
+  const { expected, measured } = report.storage.end
+  assert.ok(Math.abs(measured / expected - 1) < 0.35, `full at ${measured}, said ${expected}`)
   assert.ok(bodyLine.slope > 0.95 && bodyLine.slope < 1.6, `${bodyLine.slope} bytes a body byte`)
 })
 
@@ -105,6 +107,7 @@ test('what it cannot answer it says, and how to ask', async () => {
   const wrong: [string[], RegExp][] = [
     [['--messages', 'many'], /--messages is a number from 1 to/],
     [['--messages', '1', '--errors', '1'], /--errors is a number from 0 to 0\.999/],
+    [['--consumers', '4'], /--consumers goes with --messages/],
     [['--fsync', 'never'], /--fsync is one of everysec, always, no/],
     [['--mesages', '1'], /Unknown option '--mesages'/],
   ]
