@@ -7,14 +7,20 @@
  */
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
-import { privateRedis, waitFor } from '@sluice/testkit'
+import { freePort, privateRedis, waitFor } from '@sluice/testkit'
 import { endpointBase, parseQueueBase, queueBase } from './keys.ts'
 import { drain, HOUR_MS, lease, openTestQueue, publish } from './test-queue.ts'
 
 const NAMES = ['orders', '/', 'a b', '{', '}', '{}', 'a{b}c', 'ü€', '%7B', ':', 'x/y', 'null\0']
 
+/** The bus would take the port 10 000 above, where anybody's outgoing connections may be. */
+async function clustered(t: TestContext) {
+  const args = ['--cluster-enabled', 'yes', '--cluster-port', `${await freePort()}`]
+  return privateRedis(t, { aof: false, args })
+}
+
 async function cluster(t: TestContext): Promise<string> {
-  const { url, redis } = await privateRedis(t, { aof: false, args: ['--cluster-enabled', 'yes'] })
+  const { url, redis } = await clustered(t)
   await redis.call('CLUSTER', 'ADDSLOTSRANGE', '0', '16383')
   const ready = async () => String(await redis.call('CLUSTER', 'INFO')).includes('state:ok')
   await waitFor(ready, { what: 'the cluster' })
@@ -67,7 +73,7 @@ test('what processes share of an endpoint stays in one hash slot', async (t) => 
 })
 
 test('whatever a queue is called, its keys are in the slot of its base, and its base is its own', async (t) => {
-  const { redis } = await privateRedis(t, { aof: false, args: ['--cluster-enabled', 'yes'] })
+  const { redis } = await clustered(t)
   const slotOf = (key: string) => redis.call('CLUSTER', 'KEYSLOT', key)
   const seen = new Set<string>()
   for (const vhost of NAMES) {

@@ -92,6 +92,7 @@ type Take = (credit: number, leaseMs: number, holder: string, joins: number) => 
 interface Queue {
   readonly base: string
   readonly scriptOptions: string
+  readonly scriptLimits: string
   readonly settings: QueueSettings
   readonly sealing: Sealing
 }
@@ -251,7 +252,8 @@ export class Leases {
     this.#returns = []
     for (let at = 0; at < all.length; at += FOLD_MAX) {
       const some = all.slice(at, at + FOLD_MAX)
-      const args = [this.#queue.scriptOptions, 0, 0, ...some.flatMap(({ args }) => args)]
+      const { scriptOptions, scriptLimits } = this.#queue
+      const args = [scriptOptions, 0, 0, scriptLimits, ...some.flatMap(({ args }) => args)]
       answer(some, giveBack(this.#context.work, this.#queue.base, args))
     }
   }

@@ -299,7 +299,7 @@ export class QueueRun {
       }
     }
     assert.equal(letters.length, some.length)
-    return { soon: soon && action === 'due' }
+    return { soon: soon && action === 'due', drop: letters.includes('r') }
   }
 
   async #settle({ by, mask, outcome, soon }: Of<'settle' | 'settleStale'>): Promise<Free> {
@@ -324,7 +324,7 @@ export class QueueRun {
         this.model.die(message, 'rejected')
       }
     }
-    return { soon }
+    return { soon, drop: outcome === 'release' && some.length > 0 }
   }
 
   async #settleStale({ by, mask, outcome, soon }: Of<'settle' | 'settleStale'>): Promise<Free> {
@@ -345,10 +345,9 @@ export class QueueRun {
     ]
     const keep = chosen(units, mask)
     await this.#queue(by).recover(keep.map(({ name }) => name))
-    for (const unit of units) {
-      if (!keep.includes(unit)) for (const message of unit.messages) this.model.requeue(message)
-    }
-    return {}
+    const back = units.filter((unit) => !keep.includes(unit)).flatMap(({ messages }) => messages)
+    for (const message of back) this.model.requeue(message)
+    return { drop: back.length > 0 }
   }
 
   /** A process dies; the other one takes back what it held; it cannot settle that any more. */
@@ -359,7 +358,9 @@ export class QueueRun {
     const held = this.model.heldBy(slot).map((message) => ({ ...message }))
     await store.redis.del(`sluice:{slots}:alive:${slot}`)
     while ((await this.#queue(1 - by).reclaim(slot, { dead: true })).more);
-    for (const message of this.model.heldBy(slot)) this.model.fail(message)
+    const back = this.model.heldBy(slot)
+    for (const message of back) this.model.fail(message)
+    const drop = back.some(({ place }) => place === 'ready')
 
     const queue = this.#queue(by)
     for (const { level, id } of batches) {
@@ -375,7 +376,7 @@ export class QueueRun {
     assert.equal(await queue.settleHeld(0, [], refs), 'x'.repeat(held.length))
     await store.close()
     this.#stores[by] = await this.#open()
-    return {}
+    return { drop }
   }
 
   async #sweep({ by }: Of<'dieAndReclaim' | 'sweep' | 'purge'>): Promise<Free> {

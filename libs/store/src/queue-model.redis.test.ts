@@ -75,7 +75,7 @@ function steps({ settings, keys = [''], ids = [''], ttl }: Kind): fc.Arbitrary<S
   const step = fc.oneof(
     ...weighted.map(([weight, arbitrary]) => ({ weight: weight * 10, arbitrary })),
   )
-  return fc.array(step, { minLength: 1, maxLength: STEPS_MAX })
+  return fc.array(step, { minLength: 1, maxLength: STEPS_MAX, size: 'max' })
 }
 
 const deaths = fc.record({

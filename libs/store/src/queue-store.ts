@@ -301,7 +301,7 @@ export class QueueStore implements AppendTarget {
     for (const { place, ref, action, delayMs, failure } of items) {
       args.push(place, ref, '', action, delayMs, this.sealing.failure(failure))
     }
-    const all = [this.scriptOptions, slot.number, this.#round, ...args]
+    const all = [this.scriptOptions, slot.number, this.#round, this.scriptLimits, ...args]
     return this.#inRound(scripts.giveBack(work, this.base, all))
   }
 
@@ -323,6 +323,7 @@ export class QueueStore implements AppendTarget {
         limits.PASS_MESSAGES_MAX,
         dead ? 1 : 0,
         this.#round,
+        this.scriptLimits,
         ...keep,
       ]),
     )

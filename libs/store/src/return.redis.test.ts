@@ -261,3 +261,31 @@ test('what was held of a deleted queue is stale', async (t) => {
   const single = { place: '', ref: '0'.repeat(24), ...READY }
   assert.equal(await queue.returnHeld([item(0), single]), 'xx')
 })
+
+test('where a message that comes back makes a queue too long, the oldest goes', async (t) => {
+  const { queue, another } = await openTestQueue(t, { maxLength: 2, deadLetters: 'exchange' })
+  await publish(queue, 'a', 'b')
+  const [a, b] = await lease(queue)
+  await publish(queue, 'c')
+  assert.deepEqual(await queue.settle([{ token: b!.token, outcome: 'release' }]), ['released'])
+  assert.deepEqual(bodies((await queue.peek('ready', '', 10)).messages), ['b', 'c'])
+  assert.deepEqual(await queue.settle([{ token: a!.token, outcome: 'release' }]), ['released'])
+  assert.deepEqual(bodies((await queue.peek('ready', '', 10)).messages), ['b', 'c'])
+  const [letter] = await queue.claimDead(10, HOUR_MS)
+  assert.deepEqual([letter!.record.body.toString(), letter!.reason], ['a', 'maxlen'])
+
+  const { store, queue: dying } = await another()
+  await dying.take(1, false)
+  await publish(queue, 'd', 'e')
+  await queue.reclaim(store.slot.name, { dead: true })
+  assert.deepEqual(await drain(queue), ['d', 'e'])
+})
+
+test('a limit that refuses publishes refuses nothing that comes back', async (t) => {
+  const { queue } = await openTestQueue(t, { maxLength: 1, overflow: 'reject-publish' })
+  await publish(queue, 'a')
+  const [a] = await lease(queue)
+  await publish(queue, 'b')
+  await queue.settle([{ token: a!.token, outcome: 'release' }])
+  assert.deepEqual(await drain(queue), ['a', 'b'])
+})

@@ -139,14 +139,14 @@ export const settle = script(
   letters,
 )
 
-export const giveBack = script('return', ['options', 'slot', 'round', '...'], (reply) => {
+export const giveBack = script('return', ['options', 'slot', 'round', 'limits', '...'], (reply) => {
   inTime(reply[0])
   return letters(reply)
 })
 
 export const reclaim = script(
   'reclaim',
-  ['options', 'slot', 'limit', 'dead', 'round', '...'],
+  ['options', 'slot', 'limit', 'dead', 'round', 'limits', '...'],
   ([kind, messages]) => ({ more: inTime(kind) === 'more', messages: Number(messages) }),
 )
 

@@ -399,6 +399,25 @@ local function dropHead(ready, bytes, maxLength, maxBytes, most)
   return false
 end
 
+-- Drops from the head what is too much by `limits`, 'maxLength maxBytes overflow' or '' = none, where
+-- that is how the queue keeps them. True when it stopped after about `most`.
+local function trim(limits, most)
+  local maxLength, maxBytes, overflow = string.match(limits, '^(-?%d+) (-?%d+) (%S+)$')
+  if overflow ~= 'drop-head' then
+    return false
+  end
+  local counts = call('HMGET', META, 'ready', 'bytes')
+  local ready, bytes = (counts[1] or 0) + (delta.ready or 0), (counts[2] or 0) + (delta.bytes or 0)
+  return dropHead(ready, bytes, tonumber(maxLength), tonumber(maxBytes), most)
+end
+
+-- The same for messages that came back: they are at the head. A later sweep does what is left.
+local function trimReturned(limits, messages)
+  if (delta.ready or 0) > 0 and trim(limits, messages + 1024) then
+    announce(0)
+  end
+end
+
 -- Puts due messages and lapsed leases back, at most `limit` of each. A lapse is a failed delivery.
 local function release(now, limit)
   for _, ref in ipairs(call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, limit)) do

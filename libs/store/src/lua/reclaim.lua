@@ -12,7 +12,8 @@
   ARGV[3] limit    bounds one call
   ARGV[4] dead     1 = the slot is dead
   ARGV[5] round    of a live one, see comesLate
-  ARGV[6] ...      keep: entry ids ('level:id') and refs that the caller knows it holds
+  ARGV[6] limits   'maxLength maxBytes overflow', -1 = none, or ''; as in return
+  ARGV[7] ...      keep: entry ids ('level:id') and refs that the caller knows it holds
 
   Returns {'more', messages} or {'done', messages}: how many were taken back
        or {'late'}: the caller gave up on it, and may hold more by now
@@ -24,7 +25,7 @@ if not dead and comesLate(slot, tonumber(ARGV[5])) then
   return {'late'}
 end
 local keep = {}
-for at = 6, #ARGV do
+for at = 7, #ARGV do
   keep[ARGV[at]] = true
 end
 local moved, more = 0, false
@@ -115,5 +116,6 @@ if dead and not more then
     call('HDEL', META, 'd:' .. slot, unpack(writers))
   end
 end
+trimReturned(ARGV[6], moved)
 commit()
 return {more and 'more' or 'done', moved}

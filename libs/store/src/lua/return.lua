@@ -19,11 +19,13 @@
 
   Past the delivery limit a failed message goes to the dead letters, reason 'delivery_limit'.
   A record that leaves a batch is marked in `partial`; when the last one leaves, so does the batch.
+  Where a queue becomes too long by it, the oldest messages go: often the very ones that came back.
 
   ARGV[1] options  see prelude
   ARGV[2] slot     the caller's slot number; 0 = leases
   ARGV[3] round    of the slot, see comesLate; 0 for leases
-  ARGV[4] ...      six a message, as above
+  ARGV[4] limits   'maxLength maxBytes overflow', -1 = none, or ''
+  ARGV[5] ...      six a message, as above
 
   Returns {'ok', outcomes}: a letter a message: r(eady), d(ue), l (dead letter), e(xtended), x (stale)
        or {'late'}: the caller gave up on it
@@ -153,7 +155,7 @@ local function finish(ref, value, action, ms, failure)
   return 'r'
 end
 
-for at = 4, #ARGV, 6 do
+for at = 5, #ARGV, 6 do
   local place, ref, fence, action = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local ms, value = tonumber(ARGV[at + 4]), nil
   if place == '' then
@@ -171,6 +173,7 @@ for at = 4, #ARGV, 6 do
     outcomes[#outcomes + 1] = finish(ref, value, action, ms, ARGV[at + 5])
   end
 end
+trimReturned(ARGV[4], #outcomes)
 commit()
 if soonest then
   announce(soonest)

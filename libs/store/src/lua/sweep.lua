@@ -16,7 +16,7 @@
        or {'gone'} or {'missing'}
 ]]
 options(ARGV[1])
-local meta = call('HMGET', META, 'epoch', 'gone', 'used', 'ready', 'bytes')
+local meta = call('HMGET', META, 'epoch', 'gone', 'used')
 if meta[1] ~= ARGV[2] or meta[2] then
   return {meta[1] and tonumber(meta[1]) >= tonumber(ARGV[2]) and 'gone' or 'missing'}
 end
@@ -85,14 +85,8 @@ for level = 0, levels - 1 do
   end
 end
 
-if ARGV[4] ~= '' then
-  local maxLength, maxBytes, overflow = string.match(ARGV[4], '^(-?%d+) (-?%d+) (%S+)$')
-  if overflow == 'drop-head' then
-    local ready, bytes = meta[4] + (delta.ready or 0), meta[5] + (delta.bytes or 0)
-    if dropHead(ready, bytes, tonumber(maxLength), tonumber(maxBytes), limit) then
-      note(now)
-    end
-  end
+if trim(ARGV[4], limit) then
+  note(now)
 end
 
 note(tonumber(call('ZRANGE', DUE, 0, 0, 'WITHSCORES')[2]))
