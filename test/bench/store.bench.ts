@@ -155,7 +155,7 @@ async function throughput(store: Store, queue: QueueStore, ms: number): Promise<
   let settled = 0
   const consume = async () => {
     while (running) {
-      const taken = await queue.take(CREDIT, true)
+      const taken = await queue.take(CREDIT, 'empty')
       const batches = taken.batches.map(({ id, records }) => ({ id, count: records.length }))
       const refs = taken.messages.map(({ ref }) => ref)
       if (batches.length === 0 && refs.length === 0) {

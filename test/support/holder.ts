@@ -9,7 +9,7 @@ const store = await openStore({ url, report: (error) => console.error(error) })
 const queue = store.queue(vhost, name, Number(epoch), QUEUE_SETTINGS_DEFAULT)
 let held = 0
 for (let found = true; found; ) {
-  const { batches, messages } = await queue.take(100, false)
+  const { batches, messages } = await queue.take(100, 'never')
   found = batches.length + messages.length > 0
   held += messages.length
   for (const { records } of batches) held += records.length

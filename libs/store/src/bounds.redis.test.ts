@@ -163,7 +163,7 @@ test('what a dead slot holds is reclaimed in passes', async (t) => {
   const { url, vhost, queue, all } = await setup(t)
   await many(queue, 2_000)
   const other = await openStore({ url, report: () => {} })
-  await other.queue(vhost, 'orders', 1, all).take(2_000, false)
+  await other.queue(vhost, 'orders', 1, all).take(2_000, 'never')
   const { name } = other.slot
   await other.close()
   const { unacked } = await queue.stats()
@@ -206,7 +206,7 @@ test('the slots that a queue knows of are those that took, wait or wrote', async
   await many(queue, 10)
   const other = await openStore({ url, report: () => {} })
   t.after(() => other.close())
-  await other.queue(vhost, 'orders', 1, all).take(3, false)
+  await other.queue(vhost, 'orders', 1, all).take(3, 'never')
   const holders = await queueHolders(redis, queue)
   assert.deepEqual(holders.sort(), [store.slot.name, other.slot.name].sort())
 })

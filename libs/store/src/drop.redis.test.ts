@@ -9,7 +9,7 @@ test('a deleted queue leaves nothing but the memory of it', async (t) => {
   await publish(queue, keyed('a'), keyed('b'), { body: 'c', delayMs: HOUR_MS }, 'd')
   const [a] = await lease(queue)
   await queue.settle([{ token: a!.token, outcome: 'dead-letter', reason: 'no' }])
-  await queue.take(1, true)
+  await queue.take(1, 'empty')
   assert.deepEqual(await queue.drop({}), { kind: 'dropped', messages: 0 })
   const pattern = `${queue.base.replace(/[{}]/g, '?')}*`
   const left = (await store.redis.keys(pattern)).filter((key) => !key.includes(':dedup:'))

@@ -49,6 +49,7 @@ export type { LeasedMessage, LeaseOptions, LeaseSettlement, SettleOutcome } from
 export type { QueueStats } from './queue-stats.ts'
 export {
   type HeldReturn,
+  type Hint,
   type MessageState,
   type QueueReply,
   QueueStore,

@@ -40,7 +40,7 @@ test('a queue that does everything stays in one hash slot', async (t) => {
   await queue.settle(
     leased.map(({ token }, n) => ({ token, outcome: outcomes[n]!, delayMs: HOUR_MS, reason: '' })),
   )
-  await elsewhere.take(2, true)
+  await elsewhere.take(2, 'empty')
   await queue.reclaim(dying.slot.name, { dead: true })
   await queue.claimDead(1, HOUR_MS)
   const [{ ref } = { ref: '' }] = (await queue.peek('ready', '', 10)).messages

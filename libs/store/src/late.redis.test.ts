@@ -35,7 +35,7 @@ async function setup(t: TestContext): Promise<Setup> {
   const observer = await open(port)
   const queue = await open(wire.port)
   await queue.create()
-  await queue.take(0, false) // so that its slot is registered, and its calls leave at once
+  await queue.take(0, 'never') // so that its slot is registered, and its calls leave at once
   return { redis, wire, queue, observer }
 }
 
@@ -70,17 +70,17 @@ test('a take that arrives late takes nothing', async (t) => {
   const all = await setup(t)
   const { queue, observer } = all
   await publish(observer, 'a', 'b')
-  const take = () => queue.take(10, false)
+  const take = () => queue.take(10, 'never')
   await strand(all, take, () => queue.recover([]))
   assert.equal((await observer.stats()).unacked, 0)
-  assert.deepEqual(bodies((await queue.take(1, false)).messages), ['a'])
+  assert.deepEqual(bodies((await queue.take(1, 'never')).messages), ['a'])
 })
 
 test('what is looked for late is not taken from who holds it by then', async (t) => {
   const all = await setup(t)
   const { queue, observer } = all
   await publish(observer, 'a', 'b')
-  const taken = () => queue.take(1, false)
+  const taken = () => queue.take(1, 'never')
   await strand(all, () => queue.recover([]), taken)
   assert.equal((await observer.stats()).unacked, 1)
 })
@@ -89,11 +89,11 @@ test('what is given back late is not taken from who holds it by then', async (t)
   const all = await setup(t)
   const { queue, observer } = all
   await publish(observer, 'a', 'b')
-  const [a] = (await queue.take(1, false)).messages
+  const [a] = (await queue.take(1, 'never')).messages
   const giveBack = () => queue.returnHeld([{ place: '', ref: a!.ref, ...AGAIN }])
   await strand(all, giveBack, async () => {
     assert.equal(await giveBack(), 'r')
-    const [again] = (await queue.take(1, false)).messages
+    const [again] = (await queue.take(1, 'never')).messages
     assert.equal(again!.ref, a!.ref)
   })
   const { unacked, ready } = await observer.stats()

@@ -75,7 +75,7 @@ test('held ones are read by deadline, delayed ones by due time, each with it', a
 test('what a slot holds on its own has no deadline', async (t) => {
   const { store, queue } = await openTestQueue(t)
   await publish(queue, 'a', 'b')
-  await queue.take(1, false)
+  await queue.take(1, 'never')
   const [message] = (await queue.peek('held', '', 10)).messages
   const { atMs, holder, acquired } = message!
   assert.deepEqual([atMs, holder, acquired], [0, store.slot.name, 1])

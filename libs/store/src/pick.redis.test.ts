@@ -23,7 +23,7 @@ test('a message is picked out of an unread batch, and the rest stays in order', 
   const { ready, unacked } = await queue.stats()
   assert.deepEqual([ready, unacked], [9, 2])
   assert.deepEqual(bodies((await queue.peek('ready', '', 100)).messages), [...'acdefghik'])
-  const { batches, messages } = await queue.take(100, false)
+  const { batches, messages } = await queue.take(100, 'never')
   assert.deepEqual([batches, bodies(messages)], [[], [...'acdefghik']])
 })
 
@@ -55,10 +55,10 @@ test('what somebody holds, or nobody has, is not to be picked', async (t) => {
   const { queue } = await openTestQueue(t)
   await publish(queue, 'a', 'b')
   const [a] = await lease(queue, 1)
-  const [b] = (await queue.take(1, false)).messages
+  const [b] = (await queue.take(1, 'never')).messages
   await publish(queue, 'c', 'd')
   const [c] = [...(await refs(queue)).values()]
-  await queue.take(10, false)
+  await queue.take(10, 'never')
   for (const id of [a!.id, b!.ref, c!, 'f'.repeat(24), '', 'x', c!.slice(1), `${c}0`]) {
     assert.equal(await pick(queue, id), undefined, id)
   }

@@ -23,7 +23,7 @@ test('held, delayed and dead messages stay', async (t) => {
   const [leased, dead] = await lease(queue)
   await queue.settle([{ token: dead!.token, outcome: 'dead-letter', reason: 'no' }])
   await publish(queue, 'held')
-  const [held] = (await queue.take(1, false)).batches
+  const [held] = (await queue.take(1, 'never')).batches
   await publish(queue, { body: 'delayed', delayMs: HOUR_MS }, 'ready')
   assert.equal(await queue.purge(), 1)
   const { unacked, delayed, dead: letters } = await queue.stats()

@@ -164,7 +164,7 @@ export class QueueRun {
     const { model } = this
     model.release()
     const deliverable = model.deliverable(this.#heads())
-    const taken = await this.#queue(by).take(credit, false)
+    const taken = await this.#queue(by).take(credit, 'never')
     const { batches, messages } = taken
     const slot = this.#slot(by)
     const handed = [

@@ -217,12 +217,14 @@ export class QueueStore implements AppendTarget {
    * Takes up to `credit` messages for this process's slot: whole batches where they fit, else
    * single ones. They are held until settled or returned, or until the slot dies; those that are
    * unreadable nobody is to be handed. After an error the take may have happened: call `recover`.
+   * @param hint when to hear of what arrives next (`watch`): never, when nothing was there, or
+   * whenever the credit was more than was there.
    */
-  async take(credit: number, wait: boolean): Promise<scripts.Taken & { slot: string }> {
+  async take(credit: number, hint: Hint): Promise<scripts.Taken & { slot: string }> {
     this.sealing.requireKey()
     await this.#register()
     const slot = this.slot
-    const taken = await this.#take(credit, 0, '', wait ? 1 : 0)
+    const taken = await this.#take(credit, 0, '', HINTS[hint])
     return { ...(holdsSealed(taken) ? await this.sealing.openTaken(taken) : taken), slot }
   }
 
@@ -477,6 +479,11 @@ export class QueueStore implements AppendTarget {
     }
   }
 }
+
+/** take.lua's `wait`. */
+const HINTS = { never: 0, empty: 1, drained: 3 } as const
+
+export type Hint = keyof typeof HINTS
 
 /** A message that the slot gives back (return.lua, six arguments). */
 export interface HeldReturn {

@@ -12,8 +12,8 @@ test('what a dead slot held is ready again in its old order, flagged, as failed'
   const { store, queue: elsewhere } = await another()
   await publish(queue, 'a', 'b')
   await publish(queue, 'c', 'd')
-  await elsewhere.take(2, false)
-  await elsewhere.take(1, false)
+  await elsewhere.take(2, 'never')
+  await elsewhere.take(1, 'never')
   await publish(queue, 'e')
   assert.deepEqual(await queue.reclaim(store.slot.name, DEAD), { more: false, messages: 3 })
   const leased = await lease(queue)
@@ -52,7 +52,7 @@ test('two reapers that find the same dead slot take its messages back once', asy
   const { queue, another } = await openTestQueue(t)
   const [{ store, queue: dead }, { queue: reaper }] = [await another(), await another()]
   await publish(queue, ...'abcdef')
-  await dead.take(6, false)
+  await dead.take(6, 'never')
   const both = [queue, reaper].map((each) => each.reclaim(store.slot.name, DEAD))
   const moved = (await Promise.all(both)).map(({ messages }) => messages)
   assert.deepEqual(moved.sort(), [0, 6])
@@ -63,7 +63,7 @@ test('messages that killed too many slots are dead letters', async (t) => {
   const { queue, another } = await openTestQueue(t, { deliveryLimit: 0 })
   const { store, queue: elsewhere } = await another()
   await publish(queue, 'a', 'b')
-  await elsewhere.take(10, false)
+  await elsewhere.take(10, 'never')
   await queue.reclaim(store.slot.name, DEAD)
   const letters = await queue.claimDead(10, HOUR_MS)
   assert.deepEqual(bodies(letters), ['a', 'b'])
@@ -75,8 +75,8 @@ test('what others hold, and what was leased, stays where it is', async (t) => {
   const { queue, another } = await openTestQueue(t)
   const [{ store, queue: dead }, { queue: living }] = [await another(), await another()]
   for (const letter of 'abc') await publish(queue, letter)
-  await dead.take(1, false)
-  const [held] = (await living.take(1, false)).batches
+  await dead.take(1, 'never')
+  const [held] = (await living.take(1, 'never')).batches
   const [leased] = await lease(dead)
   assert.deepEqual(await queue.reclaim(store.slot.name, DEAD), { more: false, messages: 1 })
   assert.equal(await living.settleHeld(0, [{ id: held!.id, count: 1 }], []), 's')
@@ -88,9 +88,9 @@ test('a living slot that lost a reply gives back what it does not know of, not a
   const { queue } = await openTestQueue(t)
   for (const letter of 'ab') await publish(queue, letter)
   await publish(queue, 'c', 'd', 'e')
-  const [known, unknown] = (await queue.take(2, false)).batches
-  const [c] = (await queue.take(1, false)).messages
-  const [d] = (await queue.take(1, false)).messages
+  const [known, unknown] = (await queue.take(2, 'never')).batches
+  const [c] = (await queue.take(1, 'never')).messages
+  const [d] = (await queue.take(1, 'never')).messages
   await queue.recover([`0:${known!.id}`, d!.ref])
 
   const leased = await lease(queue)
@@ -108,10 +108,10 @@ test('a page full of kept batches hides nothing behind it', async (t) => {
   for (let n = 0; n < 150; n++) await publish(queue, String(n))
   const keep: string[] = []
   while (keep.length < 149) {
-    const { batches } = await queue.take(149 - keep.length, false)
+    const { batches } = await queue.take(149 - keep.length, 'never')
     keep.push(...batches.map(({ id }) => `0:${id}`))
   }
-  await queue.take(1, false)
+  await queue.take(1, 'never')
   await queue.recover(keep)
   assert.deepEqual(await drain(queue), ['149'])
 })
@@ -120,9 +120,9 @@ test('a dead slot that holds nothing leaves nothing of its name behind', async (
   const { store, queue, another } = await openTestQueue(t, { levels: 2 })
   const { store: dying, queue: elsewhere } = await another()
   await publish(queue, 'a', { body: 'b', priority: 1 })
-  await elsewhere.take(1, false)
+  await elsewhere.take(1, 'never')
   await elsewhere.lease({ max: 1, leaseMs: HOUR_MS, waitMs: 0, consumer: 'c' })
-  await elsewhere.take(1, true)
+  await elsewhere.take(1, 'empty')
   const { name } = dying.slot
   assert.ok((await queueHolders(store.redis, queue)).includes(name))
   await queue.reclaim(name, DEAD)
@@ -133,7 +133,7 @@ test('a dead slot that holds nothing leaves nothing of its name behind', async (
 test('a dead slot that only waited is told of nothing more', async (t) => {
   const { store, queue, another } = await openTestQueue(t)
   const { store: dying, queue: elsewhere } = await another()
-  await elsewhere.take(1, true)
+  await elsewhere.take(1, 'empty')
   await queue.reclaim(dying.slot.name, DEAD)
   assert.deepEqual(await queueHolders(store.redis, queue), [])
 })
@@ -142,7 +142,7 @@ test('a key whose message a dead slot held opens with that message', async (t) =
   const { queue, another } = await openTestQueue(t, { ordered: true })
   const { store, queue: elsewhere } = await another()
   await publish(queue, { body: 'a', orderingKey: 'k' }, { body: 'b', orderingKey: 'k' })
-  await elsewhere.take(10, false)
+  await elsewhere.take(10, 'never')
   assert.deepEqual(await lease(queue), [])
   await queue.reclaim(store.slot.name, DEAD)
   assert.deepEqual(await drain(queue), ['a', 'b'])

@@ -9,7 +9,7 @@ const READY = { action: 'ready', delayMs: 0, failure: '-' } as const
 
 /** Records of the one batch that a slot took, by index. */
 async function takeBatch(queue: QueueStore) {
-  const [batch] = (await queue.take(100, false)).batches
+  const [batch] = (await queue.take(100, 'never')).batches
   const place = `0:${batch!.id}`
   const item = (ref: number, how: Partial<HeldReturn> = {}) => ({ place, ref, ...READY, ...how })
   return { batch: batch!, item }
@@ -108,7 +108,7 @@ test('attempts stay with the message, newest first, in bounded number and bytes'
   const { queue } = await openTestQueue(t, { deliveryLimit: 100 })
   await publish(queue, 'a')
   const attempt = async (text: string, error: string) => {
-    const { batches, messages } = await queue.take(1, false)
+    const { batches, messages } = await queue.take(1, 'never')
     const [{ id } = { id: '' }] = batches
     const place = id === '' ? '' : `0:${id}`
     const failure = failureOf('-', error, text)
@@ -177,7 +177,7 @@ test('what no consumer saw comes back as it was before it was taken', async (t) 
   const second = item(1, { action: 'unseen', delayMs: 2 })
   assert.equal(await queue.returnHeld([item(0, { failure: '+it broke' }), second]), 'rr')
   assert.deepEqual(await delivered(), [1, 0])
-  const { messages, handed } = await queue.take(2, false)
+  const { messages, handed } = await queue.take(2, 'never')
   assert.deepEqual([handed, ...(await delivered())], [3, 2, 1])
   const unseen = (n: number) =>
     ({ place: '', ref: messages[n]!.ref, action: 'unseen', delayMs: n + 2, failure: '-' }) as const
@@ -198,7 +198,7 @@ test('what no consumer saw comes back as it was before it was taken', async (t) 
 test('what no consumer saw says that it was delivered, when a later message has gone before it', async (t) => {
   const { queue } = await openTestQueue(t)
   await publish(queue, 'a', 'b')
-  const [a] = (await queue.take(1, false)).messages
+  const [a] = (await queue.take(1, 'never')).messages
   const [b] = await lease(queue)
   const unseen = { ...READY, place: '', ref: a!.ref, action: 'unseen', delayMs: 1 } as const
   assert.equal(await queue.returnHeld([unseen]), 'r')
@@ -225,7 +225,7 @@ test('a slot gives back only what it holds itself', async (t) => {
   await publish(queue, 'a', 'b')
   const { item } = await takeBatch(queue)
   await publish(queue, 'c', 'd')
-  const [single] = (await queue.take(1, false)).messages
+  const [single] = (await queue.take(1, 'never')).messages
   const [leased] = await lease(queue)
   const singles = [single!.ref, leased!.id].map((ref) => ({ place: '', ref, ...READY }))
   assert.equal(await elsewhere.returnHeld([item(0), ...singles]), 'xxx')

@@ -100,6 +100,8 @@ export interface Taken {
   readonly wakeMs: number
   /** Deliveries of the queue so far, these included. */
   readonly handed: number
+  /** The slot hears of what arrives next. */
+  readonly joined: boolean
   readonly batches: readonly TakenBatch[]
   readonly messages: readonly TakenMessage[]
 }
@@ -112,8 +114,8 @@ export const take = script(
     if (outcome !== 'ok') return absent(outcome, 'take')
     const batches: TakenBatch[] = []
     const messages: TakenMessage[] = []
-    let at = 4
-    for (let left = Number(reply[3]); left > 0; left--, at += 4) {
+    let at = 5
+    for (let left = Number(reply[4]); left > 0; left--, at += 4) {
       const records = decodeBatch(reply[at + 2] as Buffer)
       const after = Number(reply[at + 3])
       batches.push({ level: Number(reply[at]), id: word(reply[at + 1]), records, after })
@@ -126,7 +128,15 @@ export const take = script(
         record: decodeValue(reply[at + 3] as Buffer),
       })
     }
-    return { kind: 'ok', wakeMs: Number(reply[1]), handed: Number(reply[2]), batches, messages }
+    const [, wakeMs, handed, joined] = reply
+    return {
+      kind: 'ok',
+      wakeMs: Number(wakeMs),
+      handed: Number(handed),
+      joined: joined === 1,
+      batches,
+      messages,
+    }
   },
 )
 

@@ -9,7 +9,7 @@ import { bodies, drain, lease, openTestQueue, pass, publish } from './test-queue
 test('the holder of a batch settles it whole, once', async (t) => {
   const { queue } = await openTestQueue(t)
   await publish(queue, 'a', 'b', 'c')
-  const [batch] = (await queue.take(10, false)).batches
+  const [batch] = (await queue.take(10, 'never')).batches
   const settled = [{ id: batch!.id, count: 3 }]
   assert.equal(await queue.settleHeld(0, settled, []), 's')
   assert.equal(await queue.settleHeld(0, settled, []), 'x')
@@ -21,7 +21,7 @@ test('of several batches each has its own answer', async (t) => {
   const { queue, another } = await openTestQueue(t)
   const { queue: elsewhere } = await another()
   for (const letter of 'abc') await publish(queue, letter)
-  const ids = (await queue.take(10, false)).batches.map(({ id }) => ({ id, count: 1 }))
+  const ids = (await queue.take(10, 'never')).batches.map(({ id }) => ({ id, count: 1 }))
   await queue.settleHeld(0, [ids[1]!], [])
   assert.equal(await elsewhere.settleHeld(0, [{ id: '1-1', count: 5 }], []), 'x')
   assert.equal(await queue.settleHeld(0, ids, []), 'sxs')
@@ -31,7 +31,7 @@ test('of several batches each has its own answer', async (t) => {
 test('a batch that is named twice in one call counts once', async (t) => {
   const { queue } = await openTestQueue(t)
   await publish(queue, 'a', 'b')
-  const [batch] = (await queue.take(10, false)).batches
+  const [batch] = (await queue.take(10, 'never')).batches
   const settled = { id: batch!.id, count: 2 }
   assert.equal(await queue.settleHeld(0, [settled, settled], []), 'sx')
   assert.equal((await queue.stats()).acked, 2)
@@ -41,9 +41,9 @@ test('a slot that died settles nothing of what was taken back', async (t) => {
   const { queue, another } = await openTestQueue(t)
   const { store, queue: elsewhere } = await another()
   await publish(queue, 'a', 'b')
-  const [batch] = (await elsewhere.take(2, false)).batches
+  const [batch] = (await elsewhere.take(2, 'never')).batches
   await publish(queue, 'c', 'd')
-  const [single] = (await elsewhere.take(1, false)).messages
+  const [single] = (await elsewhere.take(1, 'never')).messages
   await queue.reclaim(store.slot.name, { dead: true })
 
   assert.equal(await elsewhere.settleHeld(0, [{ id: batch!.id, count: 2 }], [single!.ref]), 'xx')
@@ -55,10 +55,10 @@ test('a slot settles none of the single messages or half batches that another on
   const { queue, another } = await openTestQueue(t)
   const { queue: elsewhere } = await another()
   await publish(queue, 'a', 'b')
-  const [single] = (await queue.take(1, false)).messages
+  const [single] = (await queue.take(1, 'never')).messages
   await publish(queue, 'c', 'd')
   await lease(queue, 1)
-  const [batch] = (await queue.take(2, false)).batches
+  const [batch] = (await queue.take(2, 'never')).batches
   assert.equal(await elsewhere.settleHeld(0, [], [single!.ref]), 'x')
   assert.equal(await elsewhere.settlePartly(0, batch!.id, Buffer.from([1])), 'x')
   assert.equal(await queue.settleHeld(0, [], [single!.ref, single!.ref]), 'sx')
@@ -68,7 +68,7 @@ test('what a slot holds is not settled by a lease token, nor a lease by a slot',
   const { queue } = await openTestQueue(t)
   await publish(queue, 'a', 'b')
   const [leased] = await lease(queue, 1)
-  const [held] = (await queue.take(1, false)).messages
+  const [held] = (await queue.take(1, 'never')).messages
   assert.equal(await queue.settleHeld(0, [], [leased!.id]), 'x')
   assert.deepEqual(await queue.settle([{ token: `${held!.ref}.1`, outcome: 'ack' }]), ['stale'])
   assert.deepEqual(await queue.settle([{ token: leased!.token, outcome: 'ack' }]), ['settled'])
@@ -116,7 +116,7 @@ test('of a half settled batch a crash brings back the other half', async (t) => 
   const { queue, another } = await openTestQueue(t)
   const { store, queue: elsewhere } = await another()
   await publish(queue, ...'abcdefghij')
-  const [batch] = (await elsewhere.take(10, false)).batches
+  const [batch] = (await elsewhere.take(10, 'never')).batches
   assert.equal(await elsewhere.settlePartly(0, batch!.id, Buffer.from([0b1010_1010, 0b01])), 's')
   assert.equal(await elsewhere.settlePartly(0, batch!.id, Buffer.from([0b1010_1010, 0b01])), 's')
   const { acked, unacked } = await queue.stats()
@@ -128,7 +128,7 @@ test('of a half settled batch a crash brings back the other half', async (t) => 
 test('a half settled batch counts its other half when it is settled', async (t) => {
   const { queue } = await openTestQueue(t)
   await publish(queue, 'a', 'b', 'c')
-  const [batch] = (await queue.take(10, false)).batches
+  const [batch] = (await queue.take(10, 'never')).batches
   await queue.settlePartly(0, batch!.id, Buffer.from([0b001]))
   const back = { action: 'ready', delayMs: 0, failure: '-' } as const
   await queue.returnHeld([{ place: `0:${batch!.id}`, ref: 1, ...back }])
@@ -141,7 +141,7 @@ test('a half settled batch counts its other half when it is settled', async (t) 
 test('batches of each level are settled apart', async (t) => {
   const { queue } = await openTestQueue(t, { levels: 2 })
   await publish(queue, 'a', { body: 'b', priority: 1 }, { body: 'c', priority: 1 })
-  const { batches } = await queue.take(10, false)
+  const { batches } = await queue.take(10, 'never')
   const [high, low] = batches
   assert.deepEqual([high!.level, low!.level], [1, 0])
   assert.equal(await queue.settleHeld(1, [{ id: high!.id, count: 2 }], []), 's')
@@ -151,15 +151,15 @@ test('batches of each level are settled apart', async (t) => {
 test('settling a message of an ordering key lets the next one go', async (t) => {
   const { queue } = await openTestQueue(t, { ordered: true })
   await publish(queue, { body: 'a', orderingKey: 'k' }, { body: 'b', orderingKey: 'k' })
-  const [a] = (await queue.take(10, false)).messages
+  const [a] = (await queue.take(10, 'never')).messages
   assert.equal(await queue.settleHeld(0, [], [a!.ref]), 's')
-  assert.deepEqual(bodies((await queue.take(10, false)).messages), ['b'])
+  assert.deepEqual(bodies((await queue.take(10, 'never')).messages), ['b'])
 })
 
 test('any number of batches and messages is settled in one call', async (t) => {
   const { queue } = await openTestQueue(t)
   await publish(queue, 'a')
-  const [batch] = (await queue.take(1, false)).batches
+  const [batch] = (await queue.take(1, 'never')).batches
   const stale = Array.from({ length: 9_000 }, (_, n) => ({ id: `1-${n + 1}`, count: 1 }))
   const letters = await queue.settleHeld(0, [...stale, { id: batch!.id, count: 1 }], [])
   assert.equal(letters, `${'x'.repeat(9_000)}s`)
@@ -170,7 +170,7 @@ test('any number of batches and messages is settled in one call', async (t) => {
 test('what was held of a deleted queue is stale', async (t) => {
   const { queue } = await openTestQueue(t)
   await publish(queue, 'a', 'b')
-  const [batch] = (await queue.take(10, false)).batches
+  const [batch] = (await queue.take(10, 'never')).batches
   await queue.drop({})
   assert.equal(await queue.settleHeld(0, [{ id: batch!.id, count: 2 }], ['0'.repeat(24)]), 'xx')
   assert.equal(await queue.settlePartly(0, batch!.id, Buffer.from([1])), 'x')

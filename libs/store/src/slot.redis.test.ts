@@ -88,7 +88,7 @@ test('the connection that hears hints is asked whether it still does', async (t)
 test('a dead name is listed with the queues it took from, until it is forgotten', async (t) => {
   const { slot, open } = await setup(t)
   const { store, queue, slot: other } = await open()
-  await queue.take(1, false)
+  await queue.take(1, 'never')
   await store.close()
   const dead = [{ slot: other.name, bases: [queue.base] }]
   assert.deepEqual(await slot.dead(), dead)
@@ -130,7 +130,7 @@ test('what a process held under its old name is taken back, and its settlements 
   const { queue: reaper } = await open()
   await publish(queue, 'a', 'b')
   const before = slot.name
-  const [a] = (await queue.take(1, false)).messages
+  const [a] = (await queue.take(1, 'never')).messages
   await renamed(t, redis, slot)
   assert.equal(await queue.settleHeld(0, [], [a!.ref]), 'x')
   await reaper.reclaim(before, { dead: true })
@@ -141,13 +141,13 @@ test('what a process takes under a name that was forgotten is found when it has 
   const { redis, slot, queue, open } = await setup(t)
   const { slot: reaper, queue: elsewhere } = await open()
   await publish(queue, 'a')
-  await queue.take(0, false)
+  await queue.take(0, 'never')
   const before = slot.name
   await redis.del(aliveKey(before))
   await elsewhere.reclaim(before, { dead: true })
   await reaper.forget(before, [queue.base])
 
-  await queue.take(1, false)
+  await queue.take(1, 'never')
   await renamed(t, redis, slot)
   const found = await waitFor(async () => (await reaper.dead())[0])
   assert.deepEqual(found, { slot: before, bases: [queue.base] })

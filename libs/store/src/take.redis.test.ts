@@ -1,7 +1,7 @@
 /** take.lua: what a slot gets whole or one by one, what a lease gets, and in which order. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import type { QueueStore, Taken } from './index.ts'
+import type { Hint, QueueStore, Taken } from './index.ts'
 import {
   bodies,
   drain,
@@ -24,7 +24,7 @@ test('a slot gets whole batches while they fit its credit', async (t) => {
   await publish(queue, 'a', 'b')
   await publish(queue, 'c', 'd')
   await publish(queue, 'e')
-  const taken = await queue.take(10, false)
+  const taken = await queue.take(10, 'never')
   assert.deepEqual(batchesOf(taken), [['a', 'b'], ['c', 'd'], ['e']])
   assert.deepEqual(taken.messages, [])
   const { ready, unacked, bytes, delivered } = await queue.stats()
@@ -35,18 +35,18 @@ test('a batch that does not fit waits while there is something else, and is spli
   const { queue } = await openTestQueue(t)
   await publish(queue, 'a', 'b')
   await publish(queue, 'c', 'd')
-  assert.deepEqual(batchesOf(await queue.take(3, false)), [['a', 'b']])
-  const { batches, messages } = await queue.take(1, false)
+  assert.deepEqual(batchesOf(await queue.take(3, 'never')), [['a', 'b']])
+  const { batches, messages } = await queue.take(1, 'never')
   assert.deepEqual([batches, bodies(messages)], [[], ['c']])
-  assert.deepEqual(bodies((await queue.take(1, false)).messages), ['d'])
+  assert.deepEqual(bodies((await queue.take(1, 'never')).messages), ['d'])
 })
 
 test('a credit of one is exact, and what it leaves is for anyone', async (t) => {
   const { queue, another } = await openTestQueue(t)
   const { queue: elsewhere } = await another()
   await publish(queue, 'a', 'b', 'c', 'd')
-  assert.deepEqual(bodies((await queue.take(1, false)).messages), ['a'])
-  assert.deepEqual(bodies((await elsewhere.take(2, false)).messages), ['b', 'c'])
+  assert.deepEqual(bodies((await queue.take(1, 'never')).messages), ['a'])
+  assert.deepEqual(bodies((await elsewhere.take(2, 'never')).messages), ['b', 'c'])
   assert.deepEqual(bodies(await lease(queue)), ['d'])
 })
 
@@ -57,7 +57,7 @@ test('messages that came back are handed out first, at their old positions', asy
   const leased = await lease(queue, 3)
   const back = [leased[2]!, leased[0]!]
   await queue.settle(back.map(({ token }) => ({ token, outcome: 'release' })))
-  const { messages, batches } = await queue.take(10, false)
+  const { messages, batches } = await queue.take(10, 'never')
   assert.deepEqual(bodies(messages), ['a', 'c'])
   assert.deepEqual(
     messages.map(({ acquired, failed }) => [acquired, failed]),
@@ -74,7 +74,7 @@ test('leases and slots see the same messages, each once', async (t) => {
   const { queue } = await openTestQueue(t)
   await publish(queue, 'a', 'b', 'c')
   const [a] = await lease(queue, 1)
-  const { messages } = await queue.take(10, false)
+  const { messages } = await queue.take(10, 'never')
   assert.deepEqual(bodies(messages), ['b', 'c'])
   assert.deepEqual(await lease(queue), [])
   assert.deepEqual([a!.deliveryCount, a!.failedCount, a!.redelivered], [1, 0, false])
@@ -125,7 +125,7 @@ for (const [deadLetters, dead, dropped] of [
     const { store, queue } = await openTestQueue(t, { deadLetters })
     await publish(queue, { body: 'x', ttlMs: 1 }, 'a', { body: 'y', ttlMs: 1 }, 'b')
     await pass(store, 1)
-    const { batches, messages } = await queue.take(10, false)
+    const { batches, messages } = await queue.take(10, 'never')
     assert.deepEqual([batches, bodies(messages)], [[], ['a', 'b']])
     const stats = await queue.stats()
     assert.deepEqual([stats.expired, stats.dead, stats.dropped], [2, dead, dropped])
@@ -157,9 +157,9 @@ test('a batch that waits for more credit is not overtaken by lower levels', asyn
   await publish(queue, { body: 'a', priority: 1 }, { body: 'b', priority: 1 })
   await publish(queue, { body: 'c', priority: 1 }, { body: 'd', priority: 1 })
   await publish(queue, 'low')
-  const first = await queue.take(3, false)
+  const first = await queue.take(3, 'never')
   assert.deepEqual([batchesOf(first), first.messages], [[['a', 'b']], []])
-  const second = await queue.take(3, false)
+  const second = await queue.take(3, 'never')
   assert.deepEqual(batchesOf(second), [['c', 'd'], ['low']])
 })
 
@@ -182,10 +182,10 @@ test('of an ordering key one message is out at a time, in order, while others fl
 test('a slot gets no whole batch where there are ordering keys', async (t) => {
   const { queue } = await openTestQueue(t, { ordered: true })
   await publish(queue, keyed('k', '1'), keyed('k', '2'))
-  const taken = await queue.take(10, false)
+  const taken = await queue.take(10, 'never')
   assert.deepEqual([taken.batches, bodies(taken.messages)], [[], ['1']])
   await queue.settleHeld(0, [], [taken.messages[0]!.ref])
-  assert.deepEqual(bodies((await queue.take(10, false)).messages), ['2'])
+  assert.deepEqual(bodies((await queue.take(10, 'never')).messages), ['2'])
 })
 
 test('a failing message keeps its key closed until it is due again', async (t) => {
@@ -241,22 +241,39 @@ test('a deliverable message is found however much waits behind a busy key before
 
 test('a take says when the next delayed message is due', async (t) => {
   const { queue } = await openTestQueue(t)
-  assert.equal((await queue.take(1, false)).wakeMs, -1)
+  assert.equal((await queue.take(1, 'never')).wakeMs, -1)
   await publish(queue, { body: 'later', delayMs: HOUR_MS })
-  const { wakeMs } = await queue.take(1, false)
+  const { wakeMs } = await queue.take(1, 'never')
   assert.ok(wakeMs > HOUR_MS - 60_000 && wakeMs <= HOUR_MS, `${wakeMs}`)
+})
+
+test('a slot waits for more when nothing was there, or whenever it had credit to spare', async (t) => {
+  const { queue } = await openTestQueue(t)
+  const joins = async (credit: number, hint: Hint) => (await queue.take(credit, hint)).joined
+  await publish(queue, 'a', 'b')
+  assert.equal(await joins(2, 'drained'), false, 'who knows whether there is more')
+  assert.equal(await joins(2, 'drained'), true)
+  await publish(queue, 'c')
+  assert.equal(await joins(2, 'empty'), false)
+  await publish(queue, 'd')
+  assert.equal(await joins(2, 'drained'), true, 'that was all')
+  await publish(queue, 'e', 'f', 'g')
+  await publish(queue, 'h', 'i', 'j')
+  assert.equal(await joins(4, 'drained'), false, 'the next batch is left for a greater credit')
+  assert.equal(await joins(4, 'never'), false)
+  assert.equal(await joins(4, 'never'), false)
 })
 
 test('a deleted queue has nothing to take, and says so', async (t) => {
   const { queue } = await openTestQueue(t)
   await queue.drop({})
-  await assert.rejects(queue.take(1, false), { code: 'queue_not_found' })
+  await assert.rejects(queue.take(1, 'never'), { code: 'queue_not_found' })
   await assert.rejects(lease(queue), { code: 'queue_not_found' })
 })
 
 test('a queue without keys is made by the first who asks', async (t) => {
   const { store, queue, vhost } = await openTestQueue(t)
   const fresh = store.queue(vhost, 'fresh', 3, queue.settings)
-  assert.deepEqual((await fresh.take(1, false)).messages, [])
+  assert.deepEqual((await fresh.take(1, 'never')).messages, [])
   assert.deepEqual(await publish(fresh, 'a'), ['stored'])
 })

@@ -20,6 +20,8 @@ const CREDIT_MAX = 4 * limits.BATCH_RECORDS_MAX
  * splits a batch, at some ten times the cost of a whole one.
  */
 const GATHER_MS = 4
+/** After a take of so many the next one looks by itself instead of waiting for a hint. */
+const BRISK = limits.BATCH_RECORDS_MAX / 2
 /** How long what was taken waits for a consumer that has no credit any more, ms. */
 const BACKLOG_MS = 1_000
 
@@ -116,7 +118,7 @@ export class Feed {
   async get(): Promise<Delivery | undefined> {
     this.#getting++
     try {
-      const [delivery] = (await this.#holding.take(1, false)).deliveries
+      const [delivery] = (await this.#holding.take(1, 'never')).deliveries
       if (delivery !== undefined) this.handed(delivery)
       return delivery
     } finally {
@@ -208,20 +210,25 @@ export class Feed {
   }
 
   async #take(): Promise<void> {
+    let brisk = false
     for (let credit = this.#credit(); credit > 0; credit = this.#credit()) {
       this.#hinted = false
-      const { deliveries, whole, wakeMs } = await this.#holding.take(credit, true)
-      if (deliveries.length === 0) {
+      const hint = brisk ? 'empty' : 'drained'
+      const { deliveries, whole, wakeMs, joined } = await this.#holding.take(credit, hint)
+      brisk = deliveries.length >= BRISK
+      if (deliveries.length > 0) {
+        this.#tookBatches = whole
+        // Behind what is still here from before: some may have credit for that by this time.
+        this.#backlog.push(...deliveries)
+        this.#drainBacklog()
+        if (this.#consumers.length === 0) this.#giveBackBacklog()
+      }
+      if (deliveries.length === 0 || joined) {
         if (this.#consumers.length === 0) return
         const idleMs = Math.min(wakeMs < 0 ? Infinity : wakeMs, limits.IDLE_LOOK_MS)
         this.#timer = setTimeout(() => this.look(), idleMs)
         return
       }
-      this.#tookBatches = whole
-      // Behind what is still here from before: some may have credit for that by this time.
-      this.#backlog.push(...deliveries)
-      this.#drainBacklog()
-      if (this.#consumers.length === 0) this.#giveBackBacklog()
       if (!this.#worthwhile(this.#credit())) return this.#gather()
     }
   }

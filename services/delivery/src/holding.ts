@@ -12,7 +12,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { BrokerError, type Report } from '@sluice/core'
-import type { HeldReturn, QueueStore, Taken, TakenMessage } from '@sluice/store'
+import type { HeldReturn, Hint, QueueStore, Taken, TakenMessage } from '@sluice/store'
 import type { Feed } from './feed.ts'
 import { Delivery, type GiveBack, type HeldBatch, heldBatch } from './handing.ts'
 
@@ -88,18 +88,18 @@ export class Holding {
    */
   async take(
     credit: number,
-    wait: boolean,
-  ): Promise<Pick<Taken, 'wakeMs'> & { deliveries: Delivery[]; whole: boolean }> {
+    hint: Hint,
+  ): Promise<Pick<Taken, 'wakeMs' | 'joined'> & { deliveries: Delivery[]; whole: boolean }> {
     while (this.#lost) await this.#recover()
     this.#taking++
     try {
       for (;;) {
-        const taken = await this.#store.take(credit, wait)
-        const { wakeMs, batches } = taken
+        const taken = await this.#store.take(credit, hint)
+        const { wakeMs, joined, batches } = taken
         const held = this.#hold(taken)
         const deliveries = held.filter((delivery) => !this.#endUnreadable(delivery))
         if (deliveries.length === 0 && held.length > 0) continue
-        return { wakeMs, deliveries, whole: batches.length > 0 }
+        return { wakeMs, joined, deliveries, whole: batches.length > 0 }
       }
     } catch (error) {
       const deleted = error instanceof BrokerError && error.code === 'queue_not_found'

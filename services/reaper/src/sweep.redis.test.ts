@@ -13,7 +13,7 @@ const running = new AbortController().signal
 /** Another process's store that took everything of a queue and then lost its heartbeat. */
 async function deadHolder(url: string, vhost: string, epoch: number) {
   const store = await openStore({ url, report: () => {} })
-  await store.queue(vhost, 'q', epoch, QUEUE_SETTINGS_DEFAULT).take(1_000, false)
+  await store.queue(vhost, 'q', epoch, QUEUE_SETTINGS_DEFAULT).take(1_000, 'never')
   const { name } = store.slot
   await store.close()
   return name
@@ -47,7 +47,7 @@ test('what a living process holds stays with it', async (t) => {
   const world = await openWorld(t)
   const q = await world.declare('q')
   for (const body of ['1', '2', '3']) await publish(q, body)
-  await q.store.take(1_000, false)
+  await q.store.take(1_000, 'never')
   await reclaimDeadSlots(world, running)
   await reclaimOrphans(world, running)
   assert.deepEqual(await bodies(q), [])

@@ -14,15 +14,16 @@
   ARGV[4] credit   most messages; 0 = only pass a wake-up on
   ARGV[5] leaseMs  0 = held by the slot until it settles or dies; else a lease that long
   ARGV[6] holder   kept with a leased message to tell who had it; no line feed
-  ARGV[7] wait     1 = join the waiting slots when there is nothing; 2 = join them in any case; 0
+  ARGV[7] wait     joins the waiting slots: 0 = never, 1 = when there is nothing, 2 = in any case,
+                   3 = when the credit was more than there is
   ARGV[8] bytesMax the reply's bytes after which no further message is added
   ARGV[9] round    of the caller, see comesLate
 
-  Returns {'ok', wakeMs, handed, batches, level, id, blob, after, ...,
+  Returns {'ok', wakeMs, handed, joined, batches, level, id, blob, after, ...,
            ref, acquired, failed, value, ...}:
           `batches` whole batches, then single messages, each in order; `after`: how many of the
           singles come before the batch. wakeMs: until the next due time, -1 = none. handed:
-          deliveries of this queue so far, these included
+          deliveries of this queue so far, these included. joined: 1 = the slot waits now
        or {'gone'} or {'missing'}, as append does
        or {'late'}: the caller gave up on it, and holds nothing by it
 ]]
@@ -148,6 +149,9 @@ local function takeBatches(level)
   local size = left
   local picked = call('EXISTS', PARTIAL) == 1
   while budget > 0 and expirable > 0 and (left == credit or (left > 0 and left >= size)) do
+    if fresh > 0 and fresh + #singles / 4 >= meta[5] + (delta.ready or 0) then
+      return -- that was all: another look would find nothing
+    end
     local reply = call('XREADGROUP', 'GROUP', GROUP, slot, 'COUNT',
       math.max(1, math.min(64, math.floor(left / size))), 'STREAMS', log, '>')
     if not reply then
@@ -250,7 +254,9 @@ local deliveries = (meta[6] or 0) + (meta[7] or 0) + handed
 stirred = false -- what became ready and was not taken is told of below
 commit()
 
-if ARGV[7] == '2' or (ARGV[7] == '1' and left == credit) then
+local joins = ARGV[7] == '2' or (ARGV[7] ~= '0' and left == credit)
+  or (ARGV[7] == '3' and left > 0 and not waits and not unfinished)
+if joins then
   call('SADD', WAITING, slot)
 end
 if (left == 0 or waits) and ready > 0 then
@@ -266,7 +272,7 @@ elseif left > 0 then
     wakeMs = math.max(0, tonumber(due) - now)
   end
 end
-local reply = {'ok', wakeMs, deliveries, batches}
+local reply = {'ok', wakeMs, deliveries, joins and 1 or 0, batches}
 for i = 1, #taken do
   reply[#reply + 1] = taken[i]
 end
