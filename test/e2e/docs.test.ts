@@ -61,7 +61,10 @@ test('the commands of every page work, and print what it says', async (t) => {
     return
   }
   const redis = await privateRedis(t)
-  const env = { SLUICE_PUSH_ALLOW: '127.0.0.1' } // where the pages' own endpoints are
+  const env = {
+    SLUICE_PUSH_ALLOW: '127.0.0.1', // where the pages' own endpoints are
+    SLUICE_ENCRYPTION_KEY: 'd0'.repeat(32),
+  }
   const { http } = await withBroker(t, { redisUrl: redis.url, env })
   const files = pages.map((name) => `docs/${name}`)
   if (existsSync(join(ROOT, 'README.md'))) files.push('README.md')

@@ -46,15 +46,21 @@ const encrypt = async ({ vhost }: World) => {
   assert.equal(status, 200)
 }
 
-/** Every byte that Redis keeps: each key and its value, the snapshot, the append-only file. */
-async function dump({ redis: { redis, dir } }: World): Promise<Buffer> {
+/** Each key and its value. */
+async function keptBy({ redis: { redis } }: World): Promise<Buffer> {
   const parts: Buffer[] = []
   for (let cursor = '0'; ; ) {
     const [next, keys] = await redis.scanBuffer(cursor, 'COUNT', 1_000)
     for (const key of keys) parts.push(key, (await redis.dumpBuffer(key)) ?? Buffer.alloc(0))
     cursor = next.toString()
-    if (cursor === '0') break
+    if (cursor === '0') return Buffer.concat(parts)
   }
+}
+
+/** Every byte that Redis has: also the snapshot and the append-only file. */
+async function dump(world: World): Promise<Buffer> {
+  const { redis, dir } = world.redis
+  const parts = [await keptBy(world)]
   await redis.save()
   for (const file of readdirSync(dir, { recursive: true, withFileTypes: true })) {
     if (file.isFile()) parts.push(readFileSync(join(file.parentPath, file.name)))
@@ -304,8 +310,12 @@ test('what a shredded key sealed comes to an end, and nothing else does', async 
   await there.router('POST', '/data-keys', { body: {} })
   await there.send('q', 'new')
   await there.send('streamed', 'new')
+  const field = `document/data-key/${encodeURIComponent(vhost.name)}/${old!.id}`
+  const definitions = await world.redis.redis.hget('sluice:{topology}:definitions', field)
+  const { wrapped } = JSON.parse(definitions!) as { wrapped: string }
   const { status } = await there.router('DELETE', `/data-keys/${old!.id}`)
   assert.equal(status, 204)
+  await waitFor(async () => !(await keptBy(world)).includes(wrapped))
 
   assert.deepEqual(await vhost.drain('q', { max: 500 }), ['new'])
   const peer = await AmqpPeer.connect(Number(new URL(deployment.processes[0]!.doors['amqp']!).port))

@@ -7,7 +7,7 @@
  * list.
  */
 import assert from 'node:assert/strict'
-import { randomUUID } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { privateRedis } from '@sluice/testkit'
@@ -27,6 +27,8 @@ const PLANTED = {
   header: secret('header'),
   query: secret('query'),
   pushHeader: secret('push-header'),
+  wrapping: randomBytes(32).toString('hex'),
+  kmsToken: secret('kms-token'),
 }
 
 /** Sends each secret where it may go, and where it may not; all that was answered. */
@@ -47,9 +49,12 @@ async function plant({ request }: HttpClient): Promise<string[]> {
   await ask('GET', '/v1/whoami', undefined, basic(PLANTED.guess))
   await ask('GET', '/v1/whoami', undefined, { Authorization: `Bearer ${PLANTED.bearer}` })
   await ask('GET', `/v1/users?token=${PLANTED.query}`)
+  await ask('PUT', '/v1/vhosts/%2F', { encryption: true })
   await ask('PUT', '/v1/vhosts/%2F/queues/q', {})
   const text = { 'Content-Type': 'text/plain', 'Sluice-Header-Session': PLANTED.header }
   await ask('POST', '/v1/vhosts/%2F/queues/q/messages', PLANTED.body, text)
+  await ask('POST', '/v1/vhosts/%2F/data-keys', {})
+  await ask('POST', '/v1/data-keys/rewrap')
   await ask('POST', '/v1/vhosts/%2F/exchanges/x/batch', `{"body":"${PLANTED.body}`, {
     'Content-Type': 'application/x-ndjson',
   })
@@ -69,7 +74,12 @@ test('no secret is shown by the log, an answer, metrics, the audit log or the pr
   const { url, redis } = await privateRedis(t)
   await redis.config('SET', 'requirepass', PLANTED.redis)
   const redisUrl = url.replace('redis://', `redis://:${PLANTED.redis}@`)
-  const env = { SLUICE_LOG_LEVEL: 'trace', SLUICE_AUDIT_KEY: PLANTED.audit }
+  const env = {
+    SLUICE_LOG_LEVEL: 'trace',
+    SLUICE_AUDIT_KEY: PLANTED.audit,
+    SLUICE_ENCRYPTION_KEY: PLANTED.wrapping,
+    SLUICE_ENCRYPTION_KMS_TOKEN: PLANTED.kmsToken,
+  }
   const process = await startProcess(t, { redisUrl, env })
   const client = httpClient(process.http)
   t.after(() => client.close())
@@ -90,6 +100,7 @@ test('no secret is shown by the log, an answer, metrics, the audit log or the pr
     '/metrics',
     '/openapi.json',
     '/docs',
+    '/v1/data-keys',
     '/v1/audit',
     '/v1/api-keys',
     '/v1/users',
@@ -106,7 +117,7 @@ test('no secret is shown by the log, an answer, metrics, the audit log or the pr
 
 test('the process list shows no setting', async (t) => {
   const { url } = await privateRedis(t)
-  const env = { SLUICE_AUDIT_KEY: PLANTED.audit }
+  const env = { SLUICE_AUDIT_KEY: PLANTED.audit, SLUICE_ENCRYPTION_KEY: PLANTED.wrapping }
   const { pid } = await startProcess(t, { redisUrl: url, env })
   const line = readFileSync(`/proc/${pid}/cmdline`, 'utf8')
   assert.match(line, /main\.ts/)

@@ -14,6 +14,13 @@ import { withRedis } from '@sluice/testkit'
 export const PASSWORD = 'correct horse'
 export const AUTHORIZATION = `Bearer ${PASSWORD}`
 
+/**
+ * With BROKER_ENCRYPTED=1 all that these brokers store is sealed: whatever a test says of them must
+ * be so all the same (test/e2e/encrypted-contract.test.ts).
+ */
+const ENCRYPTED = process.env['BROKER_ENCRYPTED'] === '1'
+const ENCRYPTION_KEY = '5e'.repeat(32)
+
 export interface TestBroker {
   /** e.g. http://127.0.0.1:43210 */
   readonly http: string
@@ -76,7 +83,7 @@ export async function withBroker(t: TestContext, options: BrokerOptions = {}): P
       assert.deepEqual(reported, [], 'nothing unexpected was reported')
     })
   })
-  await broker.deps.topology.declareVhost(vhost)
+  await broker.deps.topology.declareVhost(vhost, { encryption: ENCRYPTED })
   const base = `${broker.http}/v1/vhosts/${encodeURIComponent(vhost)}`
   const request = (method: string, path: string, { headers = {}, body }: RequestOptions = {}) => {
     const root = /^\/(v1|docs|metrics|readyz|healthz|openapi)/.test(path) ? broker.http : base
@@ -104,6 +111,7 @@ export function configFor(redisUrl: string, env: Record<string, string> = {}): C
     SLUICE_ADMIN_PASSWORD: PASSWORD,
     SLUICE_LOG_LEVEL: 'silent',
     SLUICE_DRAIN_MS: '10000',
+    ...(ENCRYPTED && { SLUICE_ENCRYPTION_KEY: ENCRYPTION_KEY }),
     ...env,
   })
 }

@@ -9,6 +9,7 @@ import { Command, CommanderError } from 'commander'
 import { benchCommand } from './bench.ts'
 import { completionCommand } from './completion.ts'
 import { consumeCommand } from './consume.ts'
+import { dataKeyCommands } from './data-keys.ts'
 import { deadLetterCommands } from './dead-letters.ts'
 import { declareCommands } from './declare.ts'
 import { definitionCommands } from './definitions.ts'
@@ -67,6 +68,7 @@ function program(terminal: Terminal): Command {
     ...deadLetterCommands(terminal),
     ...scheduleCommands(terminal),
     ...definitionCommands(terminal),
+    dataKeyCommands(terminal),
     topCommand(terminal),
     doctorCommand(terminal),
     benchCommand(terminal),

@@ -8,6 +8,7 @@
  */
 import { createHash, randomBytes } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Config } from '@sluice/config'
 import { BrokerError, type Report } from '@sluice/core'
 import {
@@ -28,6 +29,8 @@ import {
 import type { Logger } from '@sluice/telemetry'
 import type { Documents, RoutingTable, Topology } from '@sluice/topology'
 
+/** After so long every living process has what was committed (Topology looks each second). */
+const FOLLOWED_MS = 2_000
 /** Keys that a queue or vhost may have: each process holds all of them. */
 const KEYS_OF_SCOPE_MAX = 100
 /** Looks for a file that was replaced, and tries again what could not be unwrapped. */
@@ -154,8 +157,18 @@ export class Encryption implements KeyKeeper {
     return this.#info(vhost, nameOf(key.id))!
   }
 
-  /** What it sealed is read by nobody any more. Every process forgets it within a second. */
+  /**
+   * What it sealed is read by nobody any more: every process forgets it within a second. One that
+   * still seals gives way to a new one first, and goes when all processes have that: so nothing is
+   * lost that they store meanwhile.
+   */
   async shred(vhost: string, id: string): Promise<void> {
+    await this.look()
+    const key = this.#info(vhost, id)
+    if (key?.newest && key.state === 'open' && this.#keks.length > 0) {
+      await this.rotate(vhost, key.queue)
+      await sleep(FOLLOWED_MS)
+    }
     await this.#topology.changeDocument('data-key', vhost, id, () => null)
   }
 
@@ -282,7 +295,12 @@ export class Encryption implements KeyKeeper {
         else if (!keys.get(id)) this.#waiting.set(waitingName(vhost, id), true)
       }
     }
-    for (const key of [...keys.keys()]) if (!there.has(key.id)) keys.remove(key)
+    const gone = [...keys.keys()].filter((key) => !there.has(key.id))
+    for (const key of gone) keys.remove(key)
+    // The feed of changes has it too, wrapped.
+    if (gone.some(({ vhost, id }) => !this.exists(vhost, id))) {
+      this.#store.definitions.forgetHistory().catch(this.#report)
+    }
     if ([...this.#waiting.values()].includes(true)) this.#unwrapSoon()
   }
 

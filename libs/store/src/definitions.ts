@@ -62,6 +62,8 @@ export const commit = script(
   },
 )
 
+export const forget = script('forget', [], ([kind]) => word(kind))
+
 /** All methods throw BrokerError store_unavailable when Redis does not answer. */
 export class Definitions {
   readonly #redis: Redis
@@ -138,6 +140,14 @@ export class Definitions {
       ]),
     )
     return kind === 'conflict' ? { kind } : { kind, mark: { version, stamp: newStamp } }
+  }
+
+  /**
+   * Forgets what definitions were before, for the sake of what was removed. Who has not read the
+   * feed to its end reads everything.
+   */
+  async forgetHistory(): Promise<void> {
+    await this.#ask(forget(this.#redis, TOPOLOGY_BASE, []))
   }
 
   /** Calls onHint when somebody commits; not always: hints may get lost. Returns how to stop it. */

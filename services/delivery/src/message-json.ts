@@ -52,11 +52,18 @@ export const StoredFields = z.object({
   note: z.string().optional().meta({ description: 'What is wrong with the stored message.' }),
 })
 
+const UNREADABLE = {
+  shredded: 'It cannot be read: its data key was shredded.',
+  forged: 'It cannot be read: it is not what was stored.',
+  locked: 'It cannot be read at the moment: its data key cannot be unwrapped.',
+} as const
+
 /** A message's own part of its JSON: what was published and when it was stored. */
 export function storedJson(record: MessageRecord, encoding: Encoding) {
   const decoded = readProperties(record.properties)
   const { headers = {}, ...properties } = decoded.properties
-  const { exchange, routingKey, orderingKey, timeMs, expiresMs, body } = record
+  const { exchange, routingKey, orderingKey, timeMs, expiresMs, body, unreadable } = record
+  const note = unreadable === undefined ? decoded.note : UNREADABLE[unreadable]
   return {
     exchange,
     routingKey,
@@ -68,7 +75,7 @@ export function storedJson(record: MessageRecord, encoding: Encoding) {
       : { bodyBase64: body.toString('base64') }),
     storedAt: new Date(timeMs).toISOString(),
     ...(expiresMs > 0 && { expiresAt: timeJson(expiresMs) }),
-    ...(decoded.note !== undefined && { note: decoded.note }),
+    ...(note !== undefined && { note }),
   }
 }
 
