@@ -2,7 +2,7 @@
 import { random } from '@sluice/testkit'
 import { consumeAll } from './consumers.ts'
 import { type Answer, answer, type Coefficients, type Question } from './model.ts'
-import { dropQueue, fill, freshQueue, type Rig } from './rig.ts'
+import { dropQueue, type Evidence, fill, freshQueue, type Rig } from './rig.ts'
 
 const QUEUE = 'capacity-check'
 const SEED = 13
@@ -19,6 +19,8 @@ export interface Check {
     readonly memoryBytes: number
     readonly storeMs: number
   }
+  /** A machine that other work took over meanwhile is not the one that was measured. */
+  readonly evidence: Evidence
   /** How far off the model was, as a share of what was measured. */
   readonly error: Readonly<Record<'rate' | 'deliveries' | 'delay' | 'memory', number>>
 }
@@ -31,7 +33,7 @@ export async function measureCheck(rig: Rig, coefficients: Coefficients): Promis
   }
   const expected = answer(coefficients, question)
   rig.say('the model: a case that no line was fitted to')
-  const measured = await measure(rig, question)
+  const { measured, evidence } = await measure(rig, question)
   const off = (what: keyof Check['measured']) => (expected[what] - measured[what]) / measured[what]
   const error = {
     rate: off('messagesPerSecond'),
@@ -39,10 +41,13 @@ export async function measureCheck(rig: Rig, coefficients: Coefficients): Promis
     delay: off('meanDelayMs'),
     memory: off('memoryBytes'),
   }
-  return { question, expected, measured, error }
+  return { question, expected, measured, evidence, error }
 }
 
-async function measure(rig: Rig, question: Question): Promise<Check['measured']> {
+async function measure(
+  rig: Rig,
+  question: Question,
+): Promise<Pick<Check, 'measured' | 'evidence'>> {
   const { messages, consumers, errors, workMs, bodyBytes } = question
   await freshQueue(rig, QUEUE, { 'x-delivery-limit': DELIVERY_LIMIT })
   const before = await rig.dataBytes()
@@ -68,11 +73,12 @@ async function measure(rig: Rig, question: Question): Promise<Check['measured']>
     messages,
   )
   await dropQueue(rig, QUEUE)
-  return {
+  const measured = {
     messagesPerSecond: consumed.left / consumed.seconds,
     drainMs: consumed.seconds * 1_000,
     meanDelayMs: waitedMs / messages,
     deliveriesPerMessage: consumed.deliveries / consumed.left,
     ...{ memoryBytes, storeMs },
   }
+  return { measured, evidence: consumed.evidence }
 }

@@ -4,7 +4,7 @@ import { type Fit, type Line, type Point, valueAt } from './fit.ts'
 import type { Answer, Question } from './model.ts'
 import { type Arrangement, type Order, overallOf } from './order.ts'
 import { redeliveries } from './redelivery.ts'
-import { figure, type Report } from './report.ts'
+import { figure, type Report, usedUp } from './report.ts'
 
 export function svgOf(report: Report): string {
   const { storage, confirmation, redelivery, order } = report
@@ -106,6 +106,7 @@ export function textOf(report: Report): string {
     `  said ${figure(check.expected.messagesPerSecond)}/s, measured ` +
       `${figure(check.measured.messagesPerSecond)}/s: ${percent(check.error.rate)}; deliveries ` +
       `${percent(check.error.deliveries)}; delay ${percent(check.error.delay)}; memory ${percent(check.error.memory)}`,
+    `  meanwhile: ${usedUp(check.evidence)}`,
   ].join('\n')
 }
 
