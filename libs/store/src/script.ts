@@ -3,9 +3,13 @@
  *
  * A script is one file in ./lua and one `script(...)` call in scripts.ts. Its arguments have names
  * here and numbers there; tools/tidy.test.ts reads the file's header and fails when the two
- * disagree. KEYS[1] is the only key: the `{hash tag}` that every key of one queue (or of the
- * topology) starts with, so a script touches one slot and also runs on Redis Cluster. The names
- * behind it are built in lua/prelude.lua, which is put before every script.
+ * disagree. KEYS[1] is the `{hash tag}` that every key of one queue (or of the topology) starts
+ * with, so a script touches one slot and also runs on Redis Cluster. The names behind it are built
+ * in lua/prelude.lua, which is put before every script.
+ *
+ * KEYS[2] is a key that never exists. While a cluster moves a slot, what has not moved yet looks
+ * missing at the new primary; a script that asks for more than one key, and not all are there, is
+ * not run in the midst of that but answered TRYAGAIN, and sent again.
  *
  * A trailing argument called `...` takes a list of any length.
  */
@@ -41,12 +45,12 @@ export function script<R>(
   async function run(redis: Redis, base: string, values: readonly ScriptValue[]): Promise<R> {
     if (!defined.has(redis)) {
       // ioredis sends EVALSHA, and EVAL again after a NOSCRIPT.
-      redis.defineCommand(command, { numberOfKeys: 1, lua })
+      redis.defineCommand(command, { numberOfKeys: 2, lua })
       defined.add(redis)
     }
     const call = Reflect.get(redis, method) as (...values: ScriptValue[]) => Promise<unknown[]>
     try {
-      return decode(await call.apply(redis, [base, ...values]))
+      return decode(await call.apply(redis, [base, `${base}-`, ...values]))
     } catch (error) {
       // ioredis attaches the command: here a whole script, and messages that no log should hold.
       if (error instanceof Error && 'command' in error) error.command = name

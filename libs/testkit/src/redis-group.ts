@@ -131,8 +131,16 @@ export async function privateCluster(
   return { url: `redis+cluster://${hosts}`, servers, primaries, whole }
 }
 
-/** Moves a key's slot to another primary of a cluster, as a resharding does, while it is used. */
-export async function moveSlot({ primaries }: RedisGroup, key: string): Promise<void> {
+/**
+ * Moves a key's slot to another primary of a cluster, as a resharding does, while it is used.
+ *
+ * @param underWay awaited once the move has begun and before any key is moved.
+ */
+export async function moveSlot(
+  { primaries }: RedisGroup,
+  key: string,
+  underWay: () => Promise<void> = async () => {},
+): Promise<void> {
   const current = await primaries()
   const slot = Number(await current[0]!.redis.cluster('KEYSLOT', key))
   const keysOf = ({ redis }: PrivateRedis, count: number) =>
@@ -144,6 +152,7 @@ export async function moveSlot({ primaries }: RedisGroup, key: string): Promise<
   const [from, to] = await Promise.all([source, target].map(({ redis }) => redis.cluster('MYID')))
   await target.redis.call('CLUSTER', 'SETSLOT', slot, 'IMPORTING', String(from))
   await source.redis.call('CLUSTER', 'SETSLOT', slot, 'MIGRATING', String(to))
+  await underWay()
   for (;;) {
     const keys = await keysOf(source, 10)
     if (keys.length === 0) break

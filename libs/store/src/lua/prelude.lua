@@ -2,7 +2,8 @@
   prelude: put before every script (script.ts). Names a queue's keys and holds the steps that
   several transitions share.
 
-  A queue's keys all start with KEYS[1], 'sluice:{vhost/queue}:', so they share one hash slot:
+  A queue's keys all start with KEYS[1], 'sluice:{vhost/queue}:', so they share one hash slot; for
+  KEYS[2] see script.ts:
 
     log, log:1..9  stream, group 'delivery': batches, unread or pending for a slot; one log a level
     side           hash  ref -> value: messages that left the log one by one
