@@ -36,6 +36,8 @@ export class Slot {
   /** Queues in which this name may have left something. */
   #queues = new Map<string, Promise<void>>()
   #timer: NodeJS.Timeout | undefined
+  /** The heartbeat that waits for its reply. */
+  #beating: Promise<void> | undefined
 
   constructor(
     redis: Redis,
@@ -69,7 +71,6 @@ export class Slot {
       }
     })
     await this.#take()
-    let beating = false // the last one may still wait for its reply
     let listening = false
     this.#timer = setInterval(() => {
       if (!listening) {
@@ -80,12 +81,10 @@ export class Slot {
         }
         this.#subscriber.ping().then(heard, heard)
       }
-      if (beating) return
-      beating = true
-      this.#beat()
+      this.#beating ??= this.#beat()
         .catch(this.#report)
         .finally(() => {
-          beating = false
+          this.#beating = undefined
         })
     }, limits.SLOT_HEARTBEAT_MS)
     this.#timer.unref()
@@ -165,6 +164,7 @@ export class Slot {
   /** Ends the heartbeat; reapers take over whatever is still held. */
   async close(): Promise<void> {
     clearInterval(this.#timer)
+    await this.#beating // which may be about to take another name
     await this.#redis.del(aliveKey(this.#name))
   }
 
