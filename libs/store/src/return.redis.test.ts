@@ -275,7 +275,7 @@ test('where a message that comes back makes a queue too long, the oldest goes', 
   assert.deepEqual([letter!.record.body.toString(), letter!.reason], ['a', 'maxlen'])
 
   const { store, queue: dying } = await another()
-  await dying.take(1, false)
+  await dying.take(1, 'never')
   await publish(queue, 'd', 'e')
   await queue.reclaim(store.slot.name, { dead: true })
   assert.deepEqual(await drain(queue), ['d', 'e'])
