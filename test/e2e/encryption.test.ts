@@ -7,7 +7,10 @@
  */
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
@@ -395,4 +398,79 @@ test('data keys are wrapped by a new key, and the old one is not needed any more
   await deployment.processes[0]!.kill9()
   await deployment.processes[0]!.restart()
   assert.deepEqual(await vhost.drain('q'), ['kept'])
+})
+
+test('what a backend answered, and how a push failed, is sealed too', async (t) => {
+  const backend = createServer((req, res) => {
+    req.resume()
+    const failed = req.url!.includes('fail')
+    res.writeHead(failed ? 500 : 201, { 'X-Told': mark('answer') }).end(mark('answer'))
+  }).listen(0, '127.0.0.1')
+  await once(backend, 'listening')
+  t.after(() => {
+    backend.closeAllConnections()
+    backend.close()
+  })
+  const env = { SLUICE_ENCRYPTION_KEY: newKey(), SLUICE_PUSH_ALLOW: '127.0.0.1' }
+  const world = await open(t, env)
+  const { vhost, deployment } = world
+  await encrypt(world)
+  await vhost.queue('requests', { 'x-retry': { base: 600_000 } })
+  const name = `in-${vhost.name}`
+  await vhost.put(`/ingests/${name}`, { queue: 'requests' })
+  const url = `http://127.0.0.1:${(backend.address() as AddressInfo).port}`
+  const subscription = { queue: 'requests', endpoint: { url }, replay: true }
+  const put = await vhost.delivery('PUT', '/subscriptions/s', { body: subscription })
+  assert.equal(put.status, 201, put.text)
+  const client = deployment.routers[0]!
+  const sent = async (path: string) => {
+    const answer = await client.request('POST', `/ingest/${name}/${path}`, { body: mark('body') })
+    assert.equal(answer.status, 202, answer.text)
+    return answer.json.id as string
+  }
+  const [good, bad] = [await sent('good'), await sent('fail')]
+  const shown = async (id: string) => (await client.request('GET', `/v1/requests/${id}`)).json
+  await waitFor(async () => (await shown(good)).state === 'delivered')
+  await waitFor(async () => (await shown(bad)).state === 'failed')
+  assert.deepEqual(await readable(world), [])
+  assert.match(JSON.stringify(await shown(good)), /plantedmarker-answer/)
+  const looked = await vhost.delivery('GET', '/queues/requests/messages?state=delayed')
+  assert.match(looked.text, /plantedmarker-answer/)
+})
+
+test('processes that are killed while keys are rotated lose no message that was confirmed', async (t) => {
+  const layout = ['router delivery reaper', 'router']
+  const world = await open(t, { SLUICE_ENCRYPTION_KEY: newKey() }, layout)
+  const { vhost, deployment } = world
+  const there = deployment.elsewhere(vhost)
+  await encrypt(world)
+  await vhost.queue('q')
+  const confirmed: string[] = []
+  const ends = new AbortController()
+  const publishing = (async () => {
+    for (let i = 0; !ends.signal.aborted; i++) {
+      await vhost.send('q', `m${i}`)
+      confirmed.push(`m${i}`)
+    }
+  })()
+  const victim = deployment.processes[1]!
+  for (let kill = 0; kill < 3; kill++) {
+    const rotations = Array.from({ length: 5 }, () =>
+      there.router('POST', '/data-keys', { body: {} }).catch(() => undefined),
+    )
+    await Promise.race(rotations)
+    await victim.kill9()
+    await Promise.all(rotations)
+    await victim.restart()
+  }
+  ends.abort()
+  await publishing
+  assert.ok((await keysOf(world)).length >= 4)
+  const read: string[] = []
+  while (read.length < confirmed.length) {
+    const some = await vhost.drain('q', { waitMs: 2_000 })
+    assert.ok(some.length > 0, `${read.length} of ${confirmed.length}`)
+    read.push(...some)
+  }
+  assert.deepEqual(read, confirmed)
 })

@@ -87,7 +87,7 @@ export class DataKey {
   }
 
   /** Seals `plain` for what `bound` says, which must be said again when it is opened. */
-  seal(bound: readonly Buffer[], ...plain: readonly Buffer[]): Buffer[] {
+  seal(bound: readonly Buffer[], plain: Buffer): readonly [Buffer, Buffer, Buffer] {
     const head = Buffer.allocUnsafe(HEAD_SIZE)
     head.writeUIntBE(this.id, 0, ID_SIZE)
     this.#salt.copy(head, ID_SIZE)
@@ -95,10 +95,9 @@ export class DataKey {
     assert(this.#own, 'a key that was forgotten seals nothing')
     const cipher = createCipheriv(CIPHER, this.#own, nonceOf(head))
     cipher.setAAD(boundTo(bound))
-    const sealed = [head, ...plain.map((bytes) => cipher.update(bytes))]
+    const sealed = cipher.update(plain)
     cipher.final()
-    sealed.push(cipher.getAuthTag())
-    return sealed
+    return [head, sealed, cipher.getAuthTag()]
   }
 
   /** undefined: it was not sealed by this key for this place, or is not the same to the bit. */
@@ -154,10 +153,12 @@ export class DataKey {
 export const sealedBy = (sealed: Buffer): number =>
   sealed.length < SEAL_BYTES ? -1 : sealed.readUIntBE(0, ID_SIZE)
 
+/** One for all: a cipher copies it, and nothing waits in between. */
+const NONCE = Buffer.alloc(NONCE_SIZE)
+
 function nonceOf(sealed: Buffer): Buffer {
-  const nonce = Buffer.alloc(NONCE_SIZE)
-  sealed.copy(nonce, NONCE_SIZE - COUNTER_SIZE, ID_SIZE + SALT_SIZE, HEAD_SIZE)
-  return nonce
+  sealed.copy(NONCE, NONCE_SIZE - COUNTER_SIZE, ID_SIZE + SALT_SIZE, HEAD_SIZE)
+  return NONCE
 }
 
 /** Each with its size in front, so that no two lists make the same bytes. */

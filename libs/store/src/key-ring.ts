@@ -20,7 +20,8 @@ export interface KeyKeeper {
   broken(): string[]
 }
 
-const scopeOf = (vhost: string, queue: string) => `${encodeURIComponent(vhost)}/${queue}`
+/** Unambiguous whatever the names hold. */
+const scopeOf = (vhost: string, queue: string) => `${vhost.length}/${vhost}/${queue}`
 
 export class KeyRing {
   readonly #byId = new Map<number, DataKey>()

@@ -19,7 +19,7 @@
  * The scripts read flags, ttl and ordering key (lua/prelude.lua); properties and body pass through.
  */
 import type { Message } from '@sluice/core'
-import { type DataKey, sealedBy } from './data-key.ts'
+import { type DataKey, SEAL_BYTES, sealedBy } from './data-key.ts'
 
 const VERSION = 0x10
 const VERSION_MASK = 0xf0
@@ -125,19 +125,24 @@ export function encodeSealed(message: Message, key: DataKey, place: Buffer): Buf
   const at = hasTtl ? front.writeUIntBE(ttlMs, 1, 6) : 1
   if (pseudonym !== '') writeShort(front, at, pseudonym, pseudonym.length)
 
-  const names = [orderingKey, exchange, routingKey]
-  const sizes = names.map((name) => Buffer.byteLength(name))
-  const head = Buffer.allocUnsafe(sizes.reduce((sum, size) => sum + 1 + size, 3))
-  let inHead = 0
-  names.forEach((name, i) => {
-    inHead = writeShort(head, inHead, name, sizes[i]!)
-  })
-  head.writeUIntBE(properties.length, inHead, 3)
+  const sizes = [
+    Buffer.byteLength(orderingKey),
+    Buffer.byteLength(exchange),
+    Buffer.byteLength(routingKey),
+  ] as const
+  const headSize = 6 + sizes[0] + sizes[1] + sizes[2]
+  const plain = Buffer.allocUnsafe(headSize + properties.length + body.length)
+  let inPlain = writeShort(plain, 0, orderingKey, sizes[0])
+  inPlain = writeShort(plain, inPlain, exchange, sizes[1])
+  inPlain = writeShort(plain, inPlain, routingKey, sizes[2])
+  inPlain = plain.writeUIntBE(properties.length, inPlain, 3)
+  properties.copy(plain, inPlain)
+  body.copy(plain, inPlain + properties.length)
 
-  const pieces = [front, ...key.seal([place, front], head, properties, body)]
+  const sealed = key.seal([place, front], plain)
   const size = Buffer.allocUnsafe(SIZE_BYTES)
-  size.writeUInt32BE(pieces.reduce((sum, piece) => sum + piece.length, 0))
-  return Buffer.concat([size, ...pieces])
+  size.writeUInt32BE(front.length + SEAL_BYTES + plain.length)
+  return Buffer.concat([size, front, ...sealed])
 }
 
 function writeShort(bytes: Buffer, at: number, text: string, size: number): number {
