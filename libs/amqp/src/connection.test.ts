@@ -289,6 +289,22 @@ test('no. 11: a frame too large, or without its end, is 501 and the socket is dr
   }
 })
 
+test('no. 11: before tuning, frames are large enough for a long token, and no larger', async (t) => {
+  const { peer, calls } = await withDoor(t)
+  const said = async (password: string) => {
+    const client = await peer()
+    client.send(HEADER)
+    await client.expect('connection.start')
+    client.startOk('PLAIN', `\0u\0${password}`)
+    return client
+  }
+  const token = 'x'.repeat(15_000)
+  await (await said(token)).expect('connection.tune')
+  assert.deepEqual(calls.pop()?.args, [{ mechanism: 'PLAIN', user: 'u', password: token }])
+  const refused = await said('x'.repeat(17_000))
+  assert.equal((await refused.expect('connection.close', 0)).replyCode, 501)
+})
+
 test('no. 12: a heartbeat on a channel is 505', async (t) => {
   const { loggedIn } = await withDoor(t)
   for (const channel of [1, 9]) {

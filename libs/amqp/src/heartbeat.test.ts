@@ -6,16 +6,24 @@ import { withDoor } from '../../../test/support/amqp-door.ts'
 import { rawFrame } from '../../../test/support/amqp-peer.ts'
 
 const MiB = 1024 * 1024
+/** Two to three times the heartbeat, and what a busy machine adds. */
+const HUNG_UP_MS_MAX = 10_000
 
 test('no. 14: an idle server sends heartbeats, and hangs up on a silent client', async (t) => {
   const { loggedIn } = await withDoor(t)
   const client = await loggedIn({ heartbeat: 1 })
   const from = performance.now()
-  assert.equal((await client.next()).kind, 'heartbeat')
-  assert(performance.now() - from < 1_500)
+  const beats = [from]
+  for (let left = 3; left > 0; left--) {
+    assert.equal((await client.next()).kind, 'heartbeat')
+    beats.push(performance.now())
+  }
+  // A busy machine makes one late, and not all of them.
+  const soonest = Math.min(...beats.slice(1).map((at, index) => at - beats[index]!))
+  assert(soonest < 1_000, `${soonest} ms between two`)
   await client.hungUp()
   const took = performance.now() - from
-  assert(took > 1_800 && took < 3_700, `hung up after ${took} ms`)
+  assert(took > 1_800 && took < HUNG_UP_MS_MAX, `hung up after ${took} ms`)
 })
 
 test('no. 14: any octet counts as a sign of life', async (t) => {
@@ -40,7 +48,7 @@ test('no. 14: a client that reads nothing is dead, whatever it sends', async (t)
   const from = performance.now()
   await connections[0]!.closed
   const took = performance.now() - from
-  assert(took > 1_800 && took < 4_700, `hung up after ${took} ms`)
+  assert(took > 1_800 && took < HUNG_UP_MS_MAX, `hung up after ${took} ms`)
 })
 
 test('no. 14: a client that reads slowly is not', async (t) => {

@@ -55,5 +55,5 @@ test('a pattern with many wildcards is matched in no time', () => {
   const scope = `read:a/${'a*'.repeat(100)}b`
   const started = performance.now()
   assert.equal(allowed([scope], 'read', 'a', 'a'.repeat(255)), false)
-  assert.ok(performance.now() - started < 50)
+  assert.ok(performance.now() - started < 2_000, 'trying every way would take years')
 })

@@ -89,15 +89,21 @@ test('who dies without an answer keeps the last one', async (t) => {
 })
 
 test('a waiter is woken at once by whoever ends the request, in any process', async (t) => {
-  const { here, there, id } = await twoProcesses(t)
-  await here.requests.accept(id, RECORD)
-  const from = performance.now()
-  const waiting = [here, there].map(({ requests }) => requests.wait(id, 30_000, never))
-  await waitFor(async () => (await here.redis.scard(waitersOf(id))) === 2)
-  await there.requests.note(id, 'failed', KEPT)
-  await there.requests.note(id, 'delivered', KEPT)
-  for (const found of await Promise.all(waiting)) assert.equal(found?.state, 'delivered')
-  assert.ok(performance.now() - from < 900, 'by the hint, not by looking')
+  const { here, there } = await twoProcesses(t)
+  // Looking takes a second each time; a busy machine does not make the hint late each time.
+  let quickestMs = Number.POSITIVE_INFINITY
+  for (let tries = 5; tries > 0 && quickestMs >= 900; tries--) {
+    const id = here.requests.newId()
+    await here.requests.accept(id, RECORD)
+    const from = performance.now()
+    const waiting = [here, there].map(({ requests }) => requests.wait(id, 30_000, never))
+    await waitFor(async () => (await here.redis.scard(waitersOf(id))) === 2)
+    await there.requests.note(id, 'failed', KEPT)
+    await there.requests.note(id, 'delivered', KEPT)
+    for (const found of await Promise.all(waiting)) assert.equal(found?.state, 'delivered')
+    quickestMs = Math.min(quickestMs, performance.now() - from)
+  }
+  assert.ok(quickestMs < 900, 'by the hint, not by looking')
 })
 
 test('a lost hint costs a second, not the answer', async (t) => {

@@ -241,9 +241,11 @@ test('while the endpoint is down all is parked, uses up no attempts, and goes on
   const parked = async () => (await queue.stats()).unacked === 0
   await waitFor(parked, { what: 'all to be given back' })
   const before = backend.arrivals.length
-  await new Promise((resolve) => setTimeout(resolve, 700))
-  const probes = backend.arrivals.length - before
-  assert.ok(probes >= 1 && probes <= 4, `${probes} probes in 700 ms`)
+  const from = performance.now()
+  const probes = () => backend.arrivals.length - before
+  await waitFor(() => probes() >= 2, { what: 'two probes' })
+  const ms = performance.now() - from
+  assert.ok(probes() <= 1 + Math.ceil(ms / breaker.probeMs), `${probes()} probes in ${ms} ms`)
   down = false
   await waitFor(() => drained(queue), { what: 'the queue to drain' })
   assert.equal((await queue.stats()).dead, 0)
