@@ -122,7 +122,7 @@ test('TRYAGAIN: while a slot moves, its queues wait instead of beginning anew', 
   const { store, queue } = await start(t, group.url)
   let published: Promise<string[]> | undefined
   await moveSlot(group, `${queue.base}meta`, async () => {
-    published = publish(queue, 'during')
+    published ??= publish(queue, 'during')
     const answered = async () => /errorstat_TRYAGAIN/.test(await said(group))
     await waitFor(answered, { what: 'TRYAGAIN' })
   })

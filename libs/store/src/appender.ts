@@ -5,15 +5,15 @@
  * stream entry and one reply. Batches leave in flights: the next leaves when the last is answered
  * whole, so under load batches are full and publishers get no further ahead than consumers can
  * follow. A flight is one batch where Redis is near, and a few, up to APPENDS_IN_FLIGHT_MAX, where
- * each answer takes long (a distant Redis, an fsync a write). Each batch of a flight has a lane
- * with a sequence of its own, so that a call sent again after a lost reply is recognised
- * (append.lua). At low rates a batch holds one message and nothing waits. Measured by
+ * each answer takes long (a distant Redis, an fsync a write; never in a cluster). Each batch of a
+ * flight has a lane with a sequence of its own, so that a call sent again after a lost reply is
+ * recognised (append.lua). At low rates a batch holds one message and nothing waits. Measured by
  * test/bench/store.bench.ts and test/bench/amqp.bench.ts.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Appended, limits } from '@sluice/core'
 import type { Redis } from 'ioredis'
-import { nodeOf, passes, RETRY_DELAY_MS } from './redis.ts'
+import { isCluster, nodeOf, passes, RETRY_DELAY_MS } from './redis.ts'
 import type { ScriptValue } from './script.ts'
 import type { AppendOutcome } from './scripts.ts'
 import { append } from './scripts.ts'
@@ -133,8 +133,10 @@ export class Appender<Q> {
 
   constructor(options: AppenderOptions<Q>) {
     this.#options = options
-    // WAIT covers all earlier writes of its connection, so one lane is enough there.
-    const lanes = options.replicas > 0 ? 1 : limits.APPENDS_IN_FLIGHT_MAX
+    // WAIT covers all earlier writes of its connection, so one lane is enough there. A cluster's
+    // client sends each call again by itself (MOVED, TRYAGAIN): of two, the later might be first.
+    const single = options.replicas > 0 || isCluster(options.redis)
+    const lanes = single ? 1 : limits.APPENDS_IN_FLIGHT_MAX
     for (let left = lanes; left > 0; left--) {
       this.#sequences.set(lanesMade, 0)
       this.#free.push(lanesMade++)

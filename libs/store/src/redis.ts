@@ -188,6 +188,8 @@ export function nodesOf(redis: Redis | Cluster): Redis[] {
   return redis instanceof Cluster ? redis.nodes('master') : [redis]
 }
 
+export const isCluster = (redis: Redis | Cluster): boolean => redis instanceof Cluster
+
 /** The primary that keeps a key, as far as is known; a moved key is followed at the next look. */
 export async function nodeOf(redis: Redis | Cluster, key: string): Promise<Redis> {
   if (!(redis instanceof Cluster)) return redis

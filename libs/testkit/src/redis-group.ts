@@ -134,12 +134,12 @@ export async function privateCluster(
 /**
  * Moves a key's slot to another primary of a cluster, as a resharding does, while it is used.
  *
- * @param underWay awaited once the move has begun and before any key is moved.
+ * @param underWay waited for before each step; keys then move one by one.
  */
 export async function moveSlot(
   { primaries }: RedisGroup,
   key: string,
-  underWay: () => Promise<void> = async () => {},
+  underWay?: () => Promise<void>,
 ): Promise<void> {
   const current = await primaries()
   const slot = Number(await current[0]!.redis.cluster('KEYSLOT', key))
@@ -152,14 +152,15 @@ export async function moveSlot(
   const [from, to] = await Promise.all([source, target].map(({ redis }) => redis.cluster('MYID')))
   await target.redis.call('CLUSTER', 'SETSLOT', slot, 'IMPORTING', String(from))
   await source.redis.call('CLUSTER', 'SETSLOT', slot, 'MIGRATING', String(to))
-  await underWay()
   for (;;) {
-    const keys = await keysOf(source, 10)
+    await underWay?.()
+    const keys = await keysOf(source, underWay ? 1 : 10)
     if (keys.length === 0) break
     await source.redis.call('MIGRATE', '127.0.0.1', target.port, '', 0, 5_000, 'KEYS', ...keys)
   }
   for (const { redis } of [target, source]) {
     await redis.call('CLUSTER', 'SETSLOT', slot, 'NODE', String(to))
+    await underWay?.()
   }
 }
 
