@@ -341,6 +341,25 @@ test('what a shredded key sealed comes to an end, and nothing else does', async 
   assert.match(metrics.text, /unreadable[^\n]*shredded[^\n]* \d/)
 })
 
+test('a broker without a key promises no encryption, and stays ready', async (t) => {
+  const deployment = await deploy(t, ['router delivery reaper'])
+  const vhost = await deployment.vhost()
+  const definition = { encryption: true }
+  const asked: [path: string, body: object][] = [
+    ['', { encryption: true }],
+    ['/queues/q', { arguments: { 'x-encryption': true } }],
+    ['/policies/p', { pattern: '.*', definition }],
+  ]
+  for (const [path, body] of asked) {
+    const { json } = await vhost.router('PUT', path, { body })
+    assert.equal(json.title, 'encryption_unavailable', path)
+    assert.match(json.detail, /SLUICE_ENCRYPTION_KEY/)
+  }
+  await vhost.queue('q')
+  assert.deepEqual(await vhost.send('q', 'open'), ['q'])
+  assert.equal((await deployment.routers[0]!.request('GET', '/readyz')).status, 200)
+})
+
 test('without its key nothing is stored in the clear, nothing is lost, and it comes back', async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'sluice-keys-'))
   t.after(() => rmSync(folder, { recursive: true }))

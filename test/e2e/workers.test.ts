@@ -68,7 +68,8 @@ test('connections are spread over workers, and one that dies is replaced', async
   const replaced = await waitFor(another, { what: 'a new worker', timeoutMs: 30_000 })
   assert.notEqual(await pidOf(replaced), await pidOf(slots[1]!))
   assert.equal(await both.stop(), 0)
-  assert.deepEqual(await alive(), [`${ALIVE}${slots[0]}`], 'all but the one killed said goodbye')
+  const left = (await alive()).filter((key) => key !== `${ALIVE}${slots[0]}`)
+  assert.deepEqual(left, [], 'all but the one killed said goodbye')
 })
 
 test('a signal to all, as from a terminal, stops them in order', async (t) => {

@@ -121,6 +121,10 @@ export class Encryption implements KeyKeeper {
     for (const key of [...this.#store.keys.keys()]) this.#store.keys.remove(key)
   }
 
+  wraps(): boolean {
+    return this.#keks.length > 0
+  }
+
   async make(vhost: string, queue: string): Promise<DataKey | undefined> {
     await this.look()
     if (this.#lacks(vhost, queue)) return undefined

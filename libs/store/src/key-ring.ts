@@ -10,6 +10,8 @@ import type { DataKey } from './data-key.ts'
 
 /** Makes keys, and knows which there are. */
 export interface KeyKeeper {
+  /** Whether there is a key to wrap new ones with. */
+  wraps(): boolean
   /** Makes the first key of a scope, or finds it; it is in the ring then. undefined: not now. */
   make(vhost: string, queue: string): Promise<DataKey | undefined>
   /** Looks for keys that others made. Rejects with store_unavailable. */
@@ -88,6 +90,11 @@ export class KeyRing {
     if (keeper === undefined) return ids
     await keeper.look()
     return new Set([...ids].filter((id) => !this.#byId.has(id) && keeper.exists(vhost, id)))
+  }
+
+  /** Whether something new can be encrypted: else it may not be asked for. */
+  get able(): boolean {
+    return this.#keeper?.wraps() ?? false
   }
 
   broken(): string[] {

@@ -7,6 +7,7 @@ import {
   parseName,
   RESERVED_PREFIX,
 } from '@sluice/core'
+import type { Store } from '@sluice/store'
 import {
   checkExchangeArguments,
   checkPolicyDefinition,
@@ -147,5 +148,15 @@ export function checkRoom(table: RoutingTable, vhost: string, queue: string): vo
   throw new BrokerError(
     'invalid_request',
     `cannot declare queue '${queue}': queue limit in vhost '${vhost}' (${maxQueues}) is reached`,
+  )
+}
+
+/** Throws encryption_unavailable where it is asked for and there is nothing to do it with. */
+export function checkEncryption({ keys }: Pick<Store, 'keys'>, encryption: unknown): void {
+  if (encryption !== true || keys.able) return
+  throw new BrokerError(
+    'encryption_unavailable',
+    'There is no key to encrypt with: give every process SLUICE_ENCRYPTION_KEY_FILE, ' +
+      'SLUICE_ENCRYPTION_KEY or SLUICE_ENCRYPTION_KMS_URL.',
   )
 }

@@ -15,6 +15,7 @@ import { BrokerError, DEAD_LETTER_QUEUE, DEFAULT_VHOST, parseName, type Report }
 import { type Changes, type Mark, NO_DEFINITIONS, type Store } from '@sluice/store'
 import { checkSameExchange, checkSameQueue } from './arguments.ts'
 import {
+  checkEncryption,
   checkNewName,
   checkNotDefault,
   checkRoom,
@@ -168,6 +169,7 @@ export class Topology {
     const result = await this.#change<{ created: boolean }>((table, version) => {
       const before = table.vhostOptions(name)
       const after: VhostOptions = { ...before, ...Object.fromEntries(given) }
+      if (!before.encryption) checkEncryption(this.#store, after.encryption)
       const definition = { name, ...after }
       if (!table.hasVhost(name)) {
         return changed(predeclared(definition, version, this.#options), { created: true })
@@ -266,6 +268,7 @@ export class Topology {
       }
       if (!generated) checkNewName('queue', parsed.name)
       checkRoom(table, vhost, parsed.name)
+      checkEncryption(this.#store, parsed.arguments['x-encryption'])
       const definition = { ...parsed, epoch: version }
       const change = set(queueField(vhost, parsed.name), definition)
       return changed([change], { definition, created: true })
@@ -357,6 +360,9 @@ export class Topology {
       const parsed = parsePolicy(table, vhost, policy)
       const current = table.policy(vhost, parsed.name)
       const created = current === undefined
+      if (current?.definition['encryption'] !== true) {
+        checkEncryption(this.#store, parsed.definition['encryption'])
+      }
       if (current && canonical(asJson(current)) === canonical(asJson(parsed))) {
         return unchanged({ created })
       }
