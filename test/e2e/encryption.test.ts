@@ -493,3 +493,25 @@ test('processes that are killed while keys are rotated lose no message that was 
   }
   assert.deepEqual(read, confirmed)
 })
+
+test('a process that slept through the end of a key confirms nothing that it sealed with it', async (t) => {
+  const layout = ['router delivery reaper', 'router']
+  const world = await open(t, { SLUICE_ENCRYPTION_KEY: newKey() }, layout)
+  const { vhost, deployment } = world
+  const there = deployment.elsewhere(vhost)
+  await encrypt(world)
+  await vhost.queue('q')
+  await there.send('q', 'before')
+  const [old] = await keysOf(world)
+  deployment.processes[1]!.pause()
+  const late = Array.from({ length: 20 }, (_, i) => there.send('q', `late ${i}`))
+  assert.equal((await vhost.router('DELETE', `/data-keys/${old!.id}`)).status, 204)
+  deployment.processes[1]!.cont()
+  await Promise.all(late)
+  const read: string[] = []
+  await waitFor(async () => {
+    read.push(...(await vhost.drain('q', { waitMs: 0 })))
+    return read.length >= late.length
+  })
+  assert.equal(new Set(read).size, late.length)
+})

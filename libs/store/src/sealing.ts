@@ -75,13 +75,12 @@ export class Sealing {
 
   /** Where all queues of a vhost share a key they share the bytes. */
   encode(message: Message, key: DataKey, bytes: Encodings): Buffer {
-    if (key.queue !== '') return encodeSealed(message, key, this.#place)
     bytes.sealed ??= new Map()
-    let record = bytes.sealed.get(key)
-    if (record === undefined) {
-      record = encodeSealed(message, key, this.#vhostPlace)
-      bytes.sealed.set(key, record)
-    }
+    const shared = key.queue === ''
+    const known = shared ? bytes.sealed.get(key) : undefined
+    if (known !== undefined) return known
+    const record = encodeSealed(message, key, shared ? this.#vhostPlace : this.#place)
+    bytes.sealed.set(key, record)
     return record
   }
 

@@ -4,7 +4,8 @@
  * A publish that follows a declare anywhere sees what was declared: each event-loop turn that
  * publishes also reads the topology's version. When it is newer than the table that routed a
  * message, the table is refreshed, the message goes to the queues that the new table adds, and only
- * then is it confirmed. A queue that turns out to be gone is routed around in the same way.
+ * then is it confirmed. A queue that turns out to be gone is routed around in the same way, and what
+ * was sealed with a key that is gone is sealed anew.
  *
  * Nothing is atomic across queues; a publish is confirmed when every queue has it, and one that is
  * not confirmed may be in some. Publishing it again with its de-duplication id completes it.
@@ -227,10 +228,13 @@ export class Publisher {
     }
     if (this.#tracing.on && pending.reroutes === 0) this.#trace(pending, queues)
     pending.queues = known.length === 0 ? queues : union(known, queues)
+    const lost = keysLost(pending)
     for (const queue of queues) {
-      if (has(known, queue)) continue
+      const unread = lost.some((key) => isSealedBy(queue, key))
+      if (has(known, queue) && !unread) continue
       pending.left++
-      queue.store.publish(pending.message, pending, pending, 0)
+      const message = unread ? { ...pending.message, dedupId: '', messageId: '' } : pending.message
+      queue.store.publish(message, pending, pending, 0)
     }
   }
 
@@ -275,6 +279,23 @@ export class Publisher {
       pending.answered()
     }
   }
+}
+
+const NO_KEYS: readonly DataKey[] = []
+
+/**
+ * Keys that sealed the message and were shredded since: what they sealed counts as not stored, and
+ * its de-duplication id does not stand in the way.
+ */
+function keysLost({ sealed }: Pending): readonly DataKey[] {
+  if (sealed === undefined) return NO_KEYS
+  const lost = [...sealed.keys()].filter(({ forgotten }) => forgotten)
+  for (const key of lost) sealed.delete(key)
+  return lost
+}
+
+function isSealedBy({ settings, definition }: QueueEntry, { queue }: DataKey): boolean {
+  return queue === '' ? settings.encryption === 'vhost' : queue === definition.name
 }
 
 function outcomeOf({ version, missing, queues, outcome }: Pending): Published {
