@@ -4,8 +4,8 @@
  * A publish that follows a declare anywhere sees what was declared: each event-loop turn that
  * publishes also reads the topology's version. When it is newer than the table that routed a
  * message, the table is refreshed, the message goes to the queues that the new table adds, and only
- * then is it confirmed. A queue that turns out to be gone is routed around in the same way, and what
- * was sealed with a key that is gone is sealed anew.
+ * then is it confirmed. A queue that turns out to be gone is routed around in the same way, and
+ * what was sealed with a key that is gone is sealed anew.
  *
  * Nothing is atomic across queues; a publish is confirmed when every queue has it, and one that is
  * not confirmed may be in some. Publishing it again with its de-duplication id completes it.
