@@ -48,7 +48,6 @@ export { parseQueueBase, TOPOLOGY_BASE } from './keys.ts'
 export type { LeasedMessage, LeaseOptions, LeaseSettlement, SettleOutcome } from './leases.ts'
 export type { QueueStats } from './queue-stats.ts'
 export {
-  type HeldReturn,
   type Hint,
   type MessageState,
   type QueueReply,
@@ -68,6 +67,7 @@ export {
 export { roomClient } from './room-client.ts'
 export type {
   DropOutcome,
+  HeldReturn,
   Peeked,
   Swept,
   Taken,

@@ -35,6 +35,9 @@ const REPLY_BYTES = limits.REPLY_BYTES_MAX
 /** How long a deletion is remembered: longer than any process goes on with an old table. */
 const TOMBSTONE_MS = 3_600_000
 
+/** The slot that create.lua hands messages to whose holder is not known any more. */
+const NOBODY = 'd0'
+
 export type QueueReply = AppendReply<QueueStore>
 
 export class QueueStore implements AppendTarget {
@@ -159,12 +162,21 @@ export class QueueStore implements AppendTarget {
     appender.append(record, priority, ttlMs, delayMs, dedupId, reply, token)
   }
 
-  /** Makes the queue's keys; repeating it counts as use of the queue. False when it was deleted. */
+  /**
+   * Makes the queue's keys, or mends them; repeating it counts as use of the queue. False when it
+   * was deleted.
+   */
   async create(): Promise<boolean> {
-    const outcome = await this.#run(
-      scripts.create(this.#context.work, this.base, [this.scriptOptions, this.epoch]),
+    const { work, report } = this.#context
+    const created = await this.#run(
+      scripts.create(work, this.base, [this.scriptOptions, this.epoch]),
     )
-    return outcome !== 'gone'
+    if (created.kind === 'mended') {
+      const lost = created.lost > 0 ? `; ${created.lost} messages are gone` : ''
+      report(new Error(`The log of queue '${this.name}' had lost its group: made again${lost}`))
+      while ((await this.reclaim(NOBODY, { dead: true })).more);
+    }
+    return created.kind !== 'gone'
   }
 
   /** Deletes the queue and all it holds, or says why not. */
@@ -297,7 +309,7 @@ export class QueueStore implements AppendTarget {
   }
 
   /** Gives back what the slot holds; a letter each (return.lua). */
-  returnHeld(items: readonly HeldReturn[]): Promise<string> {
+  returnHeld(items: readonly scripts.HeldReturn[]): Promise<string> {
     const { work, slot } = this.#context
     const args: (string | number)[] = []
     for (const { place, ref, action, delayMs, failure } of items) {
@@ -484,16 +496,3 @@ export class QueueStore implements AppendTarget {
 const HINTS = { never: 0, empty: 1, drained: 3 } as const
 
 export type Hint = keyof typeof HINTS
-
-/** A message that the slot gives back (return.lua, six arguments). */
-export interface HeldReturn {
-  /** 'level:id' of its batch; '' when it is held on its own. */
-  readonly place: string
-  /** Its ref, or its index within the batch. */
-  readonly ref: string | number
-  /** 'unseen': as 'ready', and no consumer was shown it; `delayMs` says which delivery it was. */
-  readonly action: 'ready' | 'unseen' | 'due' | 'dead'
-  readonly delayMs: number
-  /** From failureOf; '-' = not a failed delivery. */
-  readonly failure: string
-}

@@ -18,9 +18,14 @@ function inTime(kind: unknown): string {
   throw new BrokerError('store_unavailable', 'Redis was away for a moment; try again.')
 }
 
-export const create = script('create', ['options', 'epoch'], ([kind]) => {
+export type CreateOutcome =
+  | { readonly kind: 'created' | 'exists' | 'gone' }
+  | { readonly kind: 'mended'; readonly lost: number }
+
+export const create = script('create', ['options', 'epoch'], ([kind, lost]): CreateOutcome => {
   const outcome = word(kind)
-  if (outcome === 'created' || outcome === 'exists' || outcome === 'gone') return outcome
+  if (outcome === 'mended') return { kind: outcome, lost: Number(lost) }
+  if (outcome === 'created' || outcome === 'exists' || outcome === 'gone') return { kind: outcome }
   throw new Error(`create.lua returned ${outcome}`)
 })
 
@@ -148,6 +153,19 @@ export const settle = script(
   ['options', 'slot', 'level', 'batches', 'partials', '...'],
   letters,
 )
+
+/** A message that the slot gives back (return.lua, six arguments). */
+export interface HeldReturn {
+  /** 'level:id' of its batch; '' when it is held on its own. */
+  readonly place: string
+  /** Its ref, or its index within the batch. */
+  readonly ref: string | number
+  /** 'unseen': as 'ready', and no consumer was shown it; `delayMs` says which delivery it was. */
+  readonly action: 'ready' | 'unseen' | 'due' | 'dead'
+  readonly delayMs: number
+  /** From failureOf; '-' = not a failed delivery. */
+  readonly failure: string
+}
 
 export const giveBack = script('return', ['options', 'slot', 'round', 'limits', '...'], (reply) => {
   inTime(reply[0])

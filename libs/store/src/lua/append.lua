@@ -34,7 +34,7 @@
           will take at the rate of late, ms, -1 = not known
        or {'late'}: the writer had its answer long ago
        or {'gone'}: the queue was deleted
-       or {'missing'}: the queue has no keys yet
+       or {'missing'}: the queue has no keys yet, or lost some
 ]]
 local sequence, records = ARGV[4], ARGV[6]
 local total = tonumber(ARGV[5])
@@ -94,6 +94,9 @@ end
 
 -- From here message by message.
 options(ARGV[1])
+if not isWhole() then
+  return {'missing'}
+end
 local rejects = overflow == 'reject-publish' or overflow == 'reject-publish-dlx'
 local window = tonumber(ARGV[10])
 local bucket = math.floor(now / window)

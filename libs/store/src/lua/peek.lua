@@ -49,7 +49,7 @@ if state == 'one' then
     if entry then
       eachRecord(entry[2][2], call('HGET', PARTIAL, partialOf(level, id)), function(i, record)
         if i == index then
-          reply[1] = #call('XPENDING', logOf(level), GROUP, id, id, 1) > 0 and 'held' or 'ready'
+          reply[1] = #pendingOf(level, id, id, 1) > 0 and 'held' or 'ready'
           add(after, record, 0)
         end
       end)

@@ -38,7 +38,7 @@ local function fromLog()
   local level, id, index = placeOf(ref)
   local log, field = logOf(level), partialOf(level, id)
   local entry = call('XRANGE', log, id, id)[1]
-  if not entry or #call('XPENDING', log, GROUP, id, id, 1) > 0 then
+  if not entry or not isWhole() or #pendingOf(level, id, id, 1) > 0 then
     return nil
   end
   local bitmap = call('HGET', PARTIAL, field)

@@ -266,6 +266,24 @@ local function doom(ref, value, reason, holder, failure)
   announce(0)
 end
 
+-- Whether every log has its group. An operator may have destroyed one, or deleted a log: create.lua
+-- mends that, and a script that needs them answers 'missing' before it changes anything.
+local function isWhole()
+  for level = 0, levels - 1 do
+    if redis.pcall('XPENDING', logOf(level), GROUP, '+', '-', 1).err then
+      return false
+    end
+  end
+  return true
+end
+
+-- Entries from `from` to `to` that are pending for a slot, or for any: at most `most`. None where
+-- there is no group.
+local function pendingOf(level, from, to, most, ...)
+  local reply = redis.pcall('XPENDING', logOf(level), GROUP, from, to, most, ...)
+  return reply.err and {} or reply
+end
+
 -- The fields of a batch's header.
 local function batchHeader(blob)
   local _, records, time, soonest, expires = struct.unpack('>BHddd', blob)
@@ -308,11 +326,11 @@ local function expiresOf(value)
 end
 
 -- Takes the next unread batch of a level out of the log for good and gives its records to
--- visit(ref, value) one by one. False when nothing is unread.
+-- visit(ref, value) one by one. False when nothing is unread, or there is no group.
 local function splitNext(level, visit)
-  local reply = call(
+  local reply = redis.pcall(
     'XREADGROUP', 'GROUP', GROUP, 'split', 'COUNT', 1, 'NOACK', 'STREAMS', logOf(level), '>')
-  if not reply then
+  if not reply or reply.err then
     return false
   end
   local entry = reply[1][2][1]

@@ -66,7 +66,7 @@ for level = 0, levels - 1 do
         at = at + 1
       end
     end
-    while not more do
+    while delivered and not more do
       local entry = call('XRANGE', log, '(' .. delivered, bound, 'COUNT', 1)[1]
       if not entry then
         break

@@ -50,8 +50,8 @@ end
 for level = 0, levels - 1 do
   local log = logOf(level)
   local start = '-'
-  while call('EXISTS', log) == 1 do
-    local pending = more and {} or call('XPENDING', log, GROUP, start, '+', PAGE, slot)
+  while true do
+    local pending = more and {} or pendingOf(level, start, '+', PAGE, slot)
     for _, item in ipairs(pending) do
       local id = item[1]
       more = moved >= limit
@@ -89,9 +89,7 @@ more = more or #refs == limit + #ARGV
 
 if dead and not more then
   for level = 0, levels - 1 do
-    if call('EXISTS', logOf(level)) == 1 then
-      call('XGROUP', 'DELCONSUMER', logOf(level), GROUP, slot)
-    end
+    redis.pcall('XGROUP', 'DELCONSUMER', logOf(level), GROUP, slot) -- there may be no group
   end
   call('SREM', WAITING, slot)
   call('HDEL', META, 'r:' .. slot)

@@ -44,8 +44,7 @@ local function leaveBatch(place, index)
   local level, id = string.match(place, '^(%d+):(.+)$')
   level = tonumber(level)
   local log, field = logOf(level), partialOf(level, id)
-  if call('EXISTS', log) == 0
-    or #call('XPENDING', log, GROUP, id, id, 1, 'd' .. slotNumber) == 0 then
+  if #pendingOf(level, id, id, 1, 'd' .. slotNumber) == 0 then
     return nil
   end
   local blob = call('XRANGE', log, id, id)[1][2][2]

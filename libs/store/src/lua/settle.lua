@@ -62,8 +62,7 @@ end
 for _ = 1, partials do
   local id, bitmap = ARGV[at], ARGV[at + 1]
   at = at + 2
-  if call('EXISTS', log) == 1
-    and #call('XPENDING', log, GROUP, id, id, 1, 'd' .. slotNumber) > 0 then
+  if #pendingOf(level, id, id, 1, 'd' .. slotNumber) > 0 then
     local field = partialOf(level, id)
     local before = call('HGET', PARTIAL, field) or string.rep('\0', #bitmap)
     local after = {}

@@ -20,6 +20,9 @@ local meta = call('HMGET', META, 'epoch', 'gone', 'used')
 if meta[1] ~= ARGV[2] or meta[2] then
   return {meta[1] and tonumber(meta[1]) >= tonumber(ARGV[2]) and 'gone' or 'missing'}
 end
+if not isWhole() then
+  return {'missing'}
+end
 local limit = tonumber(ARGV[3])
 local now = clock()
 call('HDEL', META, 'next')

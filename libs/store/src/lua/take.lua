@@ -37,6 +37,9 @@ local slot, credit, leaseMs = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 if comesLate(slot, tonumber(ARGV[9])) then
   return {'late'}
 end
+if not isWhole() then
+  return {'missing'}
+end
 local slotNumber = tonumber(string.sub(slot, 2))
 local now = clock()
 local deadline = leaseMs > 0 and now + leaseMs or -slotNumber
