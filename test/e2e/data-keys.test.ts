@@ -2,9 +2,13 @@
  * Data keys through their lives, in several processes: rotated, shredded, wrapped anew, taken away.
  */
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { json } from 'node:stream/consumers'
 import { test } from 'node:test'
 import { waitFor } from '@sluice/testkit'
 import { AmqpPeer } from '../support/amqp-peer.ts'
@@ -192,4 +196,50 @@ test('a process that slept through the end of a key confirms nothing that it sea
     return read.length >= late.length
   })
   assert.equal(new Set(read).size, late.length)
+})
+
+test('a KMS that is away is waited for, and needed no more once a key is unwrapped', async (t) => {
+  let well = true
+  const wrapped = new Map<string, string>()
+  const kms = createServer(async (req, res) => {
+    const asked = (await json(req)) as { plaintext: string; wrapped: string }
+    if (!well || req.headers.authorization !== 'Bearer kms') return res.writeHead(500).end()
+    if (req.url === '/unwrap') {
+      return res.end(JSON.stringify({ plaintext: wrapped.get(asked.wrapped) }))
+    }
+    wrapped.set(`w${wrapped.size}`, asked.plaintext)
+    return res.end(JSON.stringify({ wrapped: `w${wrapped.size - 1}` }))
+  }).listen(0, '127.0.0.1')
+  await once(kms, 'listening')
+  t.after(() => {
+    kms.closeAllConnections()
+    kms.close()
+  })
+  const url = `http://127.0.0.1:${(kms.address() as AddressInfo).port}`
+  const env = { SLUICE_ENCRYPTION_KMS_URL: url, SLUICE_ENCRYPTION_KMS_TOKEN: 'kms' }
+  const world = await open(t, env)
+  const { vhost, deployment } = world
+  await encrypt(world)
+  await vhost.queue('q')
+  await vhost.send('q', 'one')
+  well = false
+  await vhost.send('q', 'two')
+  const [process] = deployment.processes
+  await process!.kill9()
+  await process!.restart()
+  const client = deployment.routers[0]!
+  const ready = async () => (await client.request('GET', '/readyz')).status
+  assert.equal(await ready(), 503)
+  const lease = await vhost.delivery('POST', '/queues/q/leases', { body: { max: 1 } })
+  assert.equal(lease.json.title, 'encryption_unavailable')
+  well = true
+  await waitFor(async () => (await ready()) === 200)
+  assert.deepEqual(await vhost.drain('q'), ['one', 'two'])
+
+  well = false
+  const refused = await vhost.router('POST', '/data-keys', { body: {} })
+  assert.equal(refused.json.title, 'encryption_unavailable')
+  assert.equal(await ready(), 503)
+  well = true
+  await waitFor(async () => (await ready()) === 200)
 })

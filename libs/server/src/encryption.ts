@@ -366,7 +366,14 @@ export class Encryption implements KeyKeeper {
     const changed = await this.#readFile()
     const again = this.#kmsError !== '' && ++this.#looks % KMS_LOOKS === 0
     if (changed) this.#sort()
-    else if (again) this.#unwrapSoon()
+    else if (again) await this.#askAgain()
+  }
+
+  /** Whether the KMS is well again is asked for its own sake: who is not ready gets no publishes. */
+  async #askAgain(): Promise<void> {
+    const [kek] = this.#keks
+    if (kek !== undefined) await this.#wrap(kek, randomBytes(KEY_MATERIAL_SIZE), 'a question')
+    this.#unwrapSoon()
   }
 
   /**
