@@ -369,7 +369,7 @@ export class Encryption implements KeyKeeper {
     else if (again) await this.#askAgain()
   }
 
-  /** Whether the KMS is well again is asked for its own sake: who is not ready gets no publishes. */
+  /** Whether the KMS is well again: who is not ready gets no publishes, and would never ask. */
   async #askAgain(): Promise<void> {
     const [kek] = this.#keks
     if (kek !== undefined) await this.#wrap(kek, randomBytes(KEY_MATERIAL_SIZE), 'a question')
