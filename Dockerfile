@@ -31,6 +31,6 @@ ENV NODE_ENV=production SLUICE_HTTP_HOST=0.0.0.0 SLUICE_AMQP_HOST=0.0.0.0 SLUICE
 VOLUME /data
 EXPOSE 8080 5672
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
-    CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.SLUICE_HTTP_PORT || 8080}/healthz`).then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
+    CMD ["node", "services/all-in-one/src/healthy.ts"]
 # Node is the first process: it takes signals itself, and starts no children but its own workers.
 ENTRYPOINT ["node", "services/all-in-one/src/main.ts"]

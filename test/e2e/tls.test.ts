@@ -1,5 +1,6 @@
 /** TLS on every listener: who speaks it, who comes in by a certificate, new ones without a stop. */
 import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { copyFileSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { request as httpsRequest, type RequestOptions } from 'node:https'
@@ -140,6 +141,23 @@ test('with TLS only, nothing is said in the clear', async (t) => {
   const broker = await withBroker(t, { env: { ...FILES, SLUICE_TLS_ONLY: 'true' } })
   assert.match(broker.http, /^https:/)
   assert.deepEqual(Object.keys(broker.doors).sort(), ['amqps', 'https'])
+})
+
+test('the health check of the image asks over TLS where there is nothing else', async (t) => {
+  const image = readFileSync(new URL('../../Dockerfile', import.meta.url), 'utf8')
+  const [command, ...args] = JSON.parse(/HEALTHCHECK[^[]*CMD (\[.*\])/.exec(image)![1]!)
+  const cwd = fileURLToPath(new URL('../..', import.meta.url))
+  const check = async (env: Record<string, string>) => {
+    const child = spawn(command, args, { cwd, env: { PATH: process.env['PATH']!, ...env } })
+    return (await once(child, 'exit'))[0]
+  }
+  const broker = await withBroker(t, { env: FILES })
+  const [http, https] = [broker.http, broker.doors['https']!].map((url) => new URL(url).port)
+  assert.equal(await check({ SLUICE_HTTP_PORT: http! }), 0)
+  const only = { SLUICE_TLS_ONLY: 'true', SLUICE_HTTP_PORT: '1' }
+  assert.equal(await check({ ...only, SLUICE_HTTPS_PORT: https! }), 0)
+  assert.equal(await check({ ...only, SLUICE_HTTPS_PORT: http! }), 1, 'not what it asks for')
+  assert.equal(await check(only), 1, 'nobody is there')
 })
 
 test('settings that do not go together are one clear error', async () => {
