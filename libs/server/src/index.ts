@@ -64,6 +64,7 @@ export {
   Draft,
   MessageFields,
   PublishHeaders,
+  readFields,
   readHeaders,
   toMessage,
 } from './publish/publish-fields.ts'

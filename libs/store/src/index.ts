@@ -36,6 +36,8 @@ export {
   JOBS_QUEUE,
   type Jobs,
   REDRIVE_JOB,
+  REDRIVE_START,
+  type RedriveChange,
   type RedriveData,
   type RedriveProgress,
   type RedriveStatus,
@@ -47,12 +49,7 @@ export { type KeyKeeper, type KeyRing, noKey } from './key-ring.ts'
 export { parseQueueBase, TOPOLOGY_BASE } from './keys.ts'
 export type { LeasedMessage, LeaseOptions, LeaseSettlement, SettleOutcome } from './leases.ts'
 export type { QueueStats } from './queue-stats.ts'
-export {
-  type Hint,
-  type MessageState,
-  type QueueReply,
-  QueueStore,
-} from './queue-store.ts'
+export { type MessageState, type QueueReply, QueueStore } from './queue-store.ts'
 export { type Encodings, encodeRecord, type MessageRecord } from './record.ts'
 export { type ServerState, unavailable } from './redis.ts'
 export { REDIS_ACL } from './redis-acl.ts'
@@ -68,6 +65,7 @@ export { roomClient } from './room-client.ts'
 export type {
   DropOutcome,
   HeldReturn,
+  Hint,
   Peeked,
   Swept,
   Taken,

@@ -49,8 +49,10 @@ export function leasedMessage({ ref, acquired, failed, record }: TakenMessage): 
   }
 }
 
-export type LeaseSettlement = { readonly token: string } & (
-  | { readonly outcome: 'ack' }
+export type LeaseSettlement = {
+  readonly token: string
+} /** `countAs`: counted under that name besides, see QueueStore.acknowledged. */ & (
+  | { readonly outcome: 'ack'; readonly countAs?: string }
   /** A failed delivery: again after `delayMs`, or after the queue's back-off. */
   | {
       readonly outcome: 'retry'
@@ -73,6 +75,7 @@ export type SettleOutcome =
   | 'stale'
 
 interface Waiting {
+  readonly countAs: string
   readonly args: readonly (string | number)[]
   readonly done: (letter: string) => void
   readonly failed: (error: unknown) => void
@@ -197,7 +200,9 @@ export class Leases {
     if (!match) return 'stale' // never a token of ours
     const [, ref, count, failed] = match as unknown as [string, string, string, string]
     if (item.outcome === 'ack') {
-      return (await this.#fold('ack', [ref, count])) === 's' ? 'settled' : 'stale'
+      const { countAs = '' } = item
+      const letter = await this.#fold('ack', [ref, count], countAs)
+      return letter === 's' ? 'settled' : 'stale'
     }
     const [action, ms, failure] = this.#action(item, +failed)
     const how = [action, ms, this.#queue.sealing.failure(failure)]
@@ -224,7 +229,7 @@ export class Leases {
     }
   }
 
-  #fold(kind: 'ack' | 'return', args: readonly (string | number)[]): Promise<string> {
+  #fold(kind: 'ack' | 'return', args: readonly (string | number)[], countAs = ''): Promise<string> {
     return new Promise((done, failed) => {
       const list = kind === 'ack' ? this.#acks : this.#returns
       if (list.length === 0) {
@@ -233,17 +238,22 @@ export class Leases {
           else this.#sendReturns()
         })
       }
-      list.push({ args, done, failed })
+      list.push({ countAs, args, done, failed })
     })
   }
 
   #sendAcks(): void {
     const all = this.#acks
     this.#acks = []
-    for (let at = 0; at < all.length; at += FOLD_MAX) {
-      const some = all.slice(at, at + FOLD_MAX)
-      const args = [this.#queue.scriptOptions, 0, 0, 0, 0, ...some.flatMap(({ args }) => args)]
+    for (let at = 0; at < all.length; ) {
+      const { countAs } = all[at]!
+      let end = at + 1
+      while (end < all.length && end - at < FOLD_MAX && all[end]!.countAs === countAs) end++
+      const some = all.slice(at, end)
+      const options = [this.#queue.scriptOptions, 0, 0, 0, 0, countAs]
+      const args = [...options, ...some.flatMap((waiting) => waiting.args)]
       answer(some, settle(this.#context.work, this.#queue.base, args))
+      at = end
     }
   }
 

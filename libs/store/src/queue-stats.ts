@@ -49,3 +49,16 @@ export async function readStats(redis: Redis, base: string): Promise<QueueStats>
   const entries = STATS.map((name, index) => [name, Number(values[index] ?? 0)])
   return { ...Object.fromEntries(entries), consumers } as QueueStats
 }
+
+/** What settle.lua counted for a job; 0 = nothing, or no longer. `ends` forgets it. */
+export async function acknowledged(
+  redis: Redis,
+  base: string,
+  job: string,
+  ends: boolean,
+): Promise<number> {
+  const [meta, field] = [`${base}meta`, `x:${job}`]
+  const count = Number(await redis.hget(meta, field))
+  if (ends) await redis.hdel(meta, field)
+  return count
+}

@@ -18,7 +18,7 @@ import {
   type SettleOutcome,
 } from './leases.ts'
 import { openAppender, type QueueContext } from './queue-context.ts'
-import { type QueueStats, readStats } from './queue-stats.ts'
+import { acknowledged, type QueueStats, readStats } from './queue-stats.ts'
 import { type Encodings, encodeRecord } from './record.ts'
 import { unavailable } from './redis.ts'
 import { both, replicasOf, type Safety, safetyOf } from './safety.ts'
@@ -232,11 +232,11 @@ export class QueueStore implements AppendTarget {
    * @param hint when to hear of what arrives next (`watch`): never, when nothing was there, or
    * whenever the credit was more than was there.
    */
-  async take(credit: number, hint: Hint): Promise<scripts.Taken & { slot: string }> {
+  async take(credit: number, hint: scripts.Hint): Promise<scripts.Taken & { slot: string }> {
     this.sealing.requireKey()
     await this.#register()
     const slot = this.slot
-    const taken = await this.#take(credit, 0, '', HINTS[hint])
+    const taken = await this.#take(credit, 0, '', scripts.HINTS[hint])
     return { ...(holdsSealed(taken) ? await this.sealing.openTaken(taken) : taken), slot }
   }
 
@@ -292,6 +292,7 @@ export class QueueStore implements AppendTarget {
         level,
         batches.length,
         0,
+        '',
         ...args,
       ]),
     )
@@ -303,9 +304,8 @@ export class QueueStore implements AppendTarget {
    */
   settlePartly(level: number, id: string, bitmap: Buffer): Promise<string> {
     const { work, slot } = this.#context
-    return this.#run(
-      scripts.settle(work, this.base, [this.scriptOptions, slot.number, level, 0, 1, id, bitmap]),
-    )
+    const args = [this.scriptOptions, slot.number, level, 0, 1, '', id, bitmap]
+    return this.#run(scripts.settle(work, this.base, args))
   }
 
   /** Gives back what the slot holds; a letter each (return.lua). */
@@ -424,6 +424,11 @@ export class QueueStore implements AppendTarget {
     return this.#run(scripts.oldest(this.#context.work, this.base, [this.scriptOptions]))
   }
 
+  /** How many messages were acknowledged with `countAs`; `ends` forgets that count. */
+  acknowledged(countAs: string, ends = false): Promise<number> {
+    return this.#run(acknowledged(this.#context.work, this.base, countAs, ends))
+  }
+
   /** The counters that the scripts keep. */
   stats(): Promise<QueueStats> {
     return this.#run(readStats(this.#context.work, this.base))
@@ -491,8 +496,3 @@ export class QueueStore implements AppendTarget {
     }
   }
 }
-
-/** take.lua's `wait`. */
-const HINTS = { never: 0, empty: 1, drained: 3 } as const
-
-export type Hint = keyof typeof HINTS

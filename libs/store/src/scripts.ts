@@ -150,9 +150,14 @@ const letters = (reply: unknown[]): string => word(reply[1])
 
 export const settle = script(
   'settle',
-  ['options', 'slot', 'level', 'batches', 'partials', '...'],
+  ['options', 'slot', 'level', 'batches', 'partials', 'countAs', '...'],
   letters,
 )
+
+/** take.lua's `wait`. */
+export const HINTS = { never: 0, empty: 1, drained: 3 } as const
+
+export type Hint = keyof typeof HINTS
 
 /** A message that the slot gives back (return.lua, six arguments). */
 export interface HeldReturn {

@@ -16,6 +16,7 @@ export {
   isCycle,
   originalQueue,
 } from './dead-letter.ts'
+export { type DeadLetterFilter, type Letter, matcher, readLetter } from './dead-letter-filter.ts'
 export {
   type Arguments,
   type BindingDefinition,
@@ -37,7 +38,13 @@ export {
 } from './documents.ts'
 export { climbs, type HttpRequest, readRequest, requestOf, requestTable } from './http-request.ts'
 export { type Published, Publisher, type PublishReply } from './publish.ts'
-export { appendTo, type Redriven, redrive } from './redrive.ts'
+export {
+  appendTo,
+  foresee,
+  type Redriven,
+  type RedriveTarget,
+  redrive,
+} from './redrive.ts'
 export { type QueueEntry, type Route, RoutingTable } from './routing-table.ts'
 export { openTopology, TOPOLOGY_DEFAULTS, type Topology, type TopologyOptions } from './topology.ts'
 export { carriedContext } from './trace.ts'

@@ -9,6 +9,7 @@ import { deadLetterRoutes } from './http-dead-letters.ts'
 import { eventRoutes } from './http-events.ts'
 import { messageRoutes } from './http-messages.ts'
 import { pullRoutes } from './http-pull.ts'
+import { redriveRoutes } from './http-redrives.ts'
 import { LeaseSpans } from './lease-spans.ts'
 import { Guard } from './push/guard.ts'
 import { subscriptionRoutes } from './push/http-subscriptions.ts'
@@ -29,6 +30,7 @@ export function delivery(deps: Deps, config: Config): Service {
       ...eventRoutes(deps, spans),
       ...messageRoutes(deps),
       ...deadLetterRoutes(deps),
+      ...redriveRoutes(deps),
       ...subscriptionRoutes({
         topology: deps.topology,
         guard,

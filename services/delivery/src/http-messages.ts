@@ -14,6 +14,8 @@ import { Encoding, readHeaders, StoredFields, storedJson, timeJson } from './mes
 const PAGE_MAX = 500
 /** Messages read for one request that looks for a header: the rest is behind its cursor. */
 const SCANNED_MAX = 10_000
+/** The same in bytes of bodies. */
+const SCANNED_BYTES_MAX = 16 * 1024 * 1024
 const SCAN_PAGE = 256
 
 export const PageQuery = z.strictObject({
@@ -138,7 +140,8 @@ function hasHeader(header: string): (message: Peeked) => boolean {
 }
 
 /**
- * Up to `limit` wanted messages from a cursor on, within SCANNED_MAX. `next` is '' at the end.
+ * Up to `limit` wanted messages from a cursor on, within SCANNED_MAX. `next` is '' at the end;
+ * `scanned` says how many were looked at.
  *
  * The store's pages never cut a batch, so a cursor of ours is one of theirs and, where a page was
  * not used up, the id of the last message that was: 'cursor|id'. Throws invalid_request.
@@ -147,24 +150,27 @@ export async function readPage(
   store: QueueStore,
   { state, after, limit }: { state: MessageState; after: string; limit: number },
   wanted: (message: Peeked) => boolean,
-): Promise<{ messages: Peeked[]; next: string }> {
+): Promise<{ messages: Peeked[]; next: string; scanned: number }> {
   const messages: Peeked[] = []
   let [cursor, last] = parseCursor(after)
-  for (let scanned = 0; scanned < SCANNED_MAX && messages.length < limit; ) {
+  let scanned = 0
+  let bytes = 0
+  while (scanned < SCANNED_MAX && bytes < SCANNED_BYTES_MAX && messages.length < limit) {
     // Only pages of ready messages may be longer than asked for, and are then cut here.
     const size = state === 'ready' ? Math.max(limit, SCAN_PAGE) : limit - messages.length
     const page = await store.peek(state, cursor, size)
-    scanned += page.messages.length
     for (const message of behind(page.messages, last)) {
-      if (messages.length === limit) return { messages, next: `${cursor}|${last}` }
+      if (messages.length === limit) return { messages, next: `${cursor}|${last}`, scanned }
       last = message.ref
+      scanned++
+      bytes += message.record.body.length
       if (wanted(message)) messages.push(message)
     }
     cursor = page.cursor
     last = ''
-    if (cursor === '') return { messages, next: '' }
+    if (cursor === '') return { messages, next: '', scanned }
   }
-  return { messages, next: `${cursor}|` }
+  return { messages, next: `${cursor}|`, scanned }
 }
 
 function parseCursor(after: string): [cursor: string, last: string] {

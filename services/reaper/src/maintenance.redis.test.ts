@@ -3,7 +3,7 @@ import { type TestContext, test } from 'node:test'
 import { openStore } from '@sluice/store'
 import { Metrics, Tracing } from '@sluice/telemetry'
 import { privateRedis, waitFor } from '@sluice/testkit'
-import { openTopology } from '@sluice/topology'
+import { openTopology, Publisher } from '@sluice/topology'
 import { maintenance } from './maintenance.ts'
 
 /** A worker that has noticed that its Redis is gone. */
@@ -21,7 +21,8 @@ async function cutOff(t: TestContext) {
   })
   const stop = new AbortController()
   const options = { sweepMs: 60_000 }
-  const deps = { store, topology, metrics, tracing: Tracing.OFF }
+  const publisher = new Publisher(topology, report)
+  const deps = { store, topology, publisher, metrics, tracing: Tracing.OFF }
   const { closed } = await maintenance(deps, options, report)(stop.signal)
   const schedule = '{sluice}:jobs:maintenance:repeat'
   await waitFor(async () => (await redis.redis.exists(schedule)) === 1, { what: 'the schedule' })

@@ -9,6 +9,7 @@ import {
   JOBS_PREFIX,
   JOBS_QUEUE,
   REDRIVE_JOB,
+  REDRIVE_START,
   type RedriveData,
   type RedriveProgress,
   SWEEP_JOB,
@@ -22,7 +23,8 @@ export interface MaintenanceOptions {
   readonly sweepMs: number
 }
 
-const CONCURRENCY = 2
+/** Redrives at a rate mostly wait; each gives up its place after a while, so none is starved. */
+const CONCURRENCY = 8
 /** A reaper that dies gives its job back after this, plus a look of another one. */
 const LOCK_MS = 10_000
 const STALLED_LOOK_MS = 5_000
@@ -32,11 +34,13 @@ const RECONNECT_WAIT_MS_MAX = 3_000
 const STALLED_MAX = 100
 /** The scheduler is put back within this if Redis lost it. */
 const SCHEDULE_LOOK_MS = 60_000
+/** A paused job is looked at this often; resuming it says so besides. */
+const PAUSED_LOOK_MS = 5_000
 /** A job that a stopping reaper lays down is taken up again after this. */
 const LAID_DOWN_MS = 100
 
 export function maintenance(
-  deps: Pick<Deps, 'store' | 'topology' | 'metrics' | 'tracing'>,
+  deps: Pick<Deps, 'store' | 'topology' | 'metrics' | 'tracing' | 'publisher'>,
   { sweepMs }: MaintenanceOptions,
   report: Report,
 ): Start {
@@ -83,23 +87,28 @@ export async function closeWorker(worker: Worker): Promise<void> {
 }
 
 async function work(
-  deps: Pick<Deps, 'store' | 'topology' | 'metrics' | 'tracing'>,
+  deps: Pick<Deps, 'store' | 'topology' | 'metrics' | 'tracing' | 'publisher'>,
   job: Job,
   token: string | undefined,
   signal: AbortSignal,
 ): Promise<unknown> {
   if (job.name === SWEEP_JOB) return sweep(deps, signal)
   if (job.name !== REDRIVE_JOB) throw new Error(`there is no job ${job.name}`)
-  const done = await redriveAll(deps, job.data as RedriveData, {
-    holder: `redrive-${job.id}`,
+  const id = job.id!
+  const data = await deps.store.jobs.redriveData(id)
+  if (data?.paused && !data.cancelled) return putOff(job, token, PAUSED_LOOK_MS)
+  const ended = await redriveAll(deps, data ?? (job.data as RedriveData), {
+    holder: `redrive-${id}`,
     signal,
-    from: { redriven: 0, skipped: 0, ...(job.progress as Partial<RedriveProgress>) },
+    from: { ...REDRIVE_START, ...(job.progress as Partial<RedriveProgress>) },
     progress: (progress) => job.updateProgress({ ...progress }),
+    asked: () => deps.store.jobs.redriveData(id),
   })
-  if (done) {
-    await job.updateProgress({ ...done })
-    return done
-  }
-  await job.moveToDelayed(Date.now() + LAID_DOWN_MS, token)
+  return ended === 'ended' ? undefined : putOff(job, token, LAID_DOWN_MS)
+}
+
+/** Lays a job down, to be taken up again after a while. */
+async function putOff(job: Job, token: string | undefined, ms: number): Promise<never> {
+  await job.moveToDelayed(Date.now() + ms, token)
   throw new DelayedError()
 }

@@ -1,15 +1,42 @@
 /** The redrive of all letters, interrupted in every way that a job can be. */
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
-import { encodeRecord, messageIdentity } from '@sluice/store'
+import {
+  encodeRecord,
+  messageIdentity,
+  REDRIVE_START,
+  type RedriveData,
+  type RedriveProgress,
+} from '@sluice/store'
 import { waitFor } from '@sluice/testkit'
 import { DeadLetters } from './dead-letter.ts'
 import { maintenance } from './maintenance.ts'
 import { redriveAll } from './redrive-all.ts'
 import { bodies, kill, lease, openWorld } from './testing.ts'
 
-const START = { redriven: 0, skipped: 0 }
 const FOREVER = Number.MAX_SAFE_INTEGER
+
+/** Runs a job until its signal, and answers what it told last. */
+async function runJob(
+  world: Parameters<typeof redriveAll>[0],
+  data: RedriveData,
+  from = REDRIVE_START,
+  heard: (progress: RedriveProgress) => void = () => {},
+  signal = new AbortController().signal,
+) {
+  let last = from
+  const end = await redriveAll(world, data, {
+    holder: 'job',
+    signal,
+    from,
+    progress: async (progress) => {
+      last = structuredClone(progress)
+      heard(last)
+    },
+    asked: async () => data,
+  })
+  return { ...last, ended: end === 'ended', last }
+}
 
 /** A queue whose messages all died and lie in `amq.dead-letters`. */
 async function setup(t: TestContext, count: number) {
@@ -18,26 +45,32 @@ async function setup(t: TestContext, count: number) {
   await kill(q, count)
   const deadLetters = new DeadLetters(world)
   while ((await deadLetters.move(q)) > 0);
-  const data = { vhost: world.vhost, queue: 'amq.dead-letters', untilMs: FOREVER }
-  return { ...world, q, parked: world.queue('amq.dead-letters'), data }
+  const parked = world.queue('amq.dead-letters')
+  const data: RedriveData = {
+    vhost: world.vhost,
+    queue: 'amq.dead-letters',
+    epoch: parked.definition.epoch,
+    untilMs: FOREVER,
+    filter: {},
+    to: 'queue',
+    perSecond: 0,
+    limit: 0,
+    dryRun: false,
+    by: 'test',
+  }
+  return { ...world, q, parked, data }
 }
 
 test('a run that is stopped leaves the rest to the next, and each letter arrives once', async (t) => {
   const { q, data, ...world } = await setup(t, 300)
   const stop = new AbortController()
-  const first = await redriveAll(world, data, {
-    holder: 'job',
-    signal: stop.signal,
-    from: START,
-    progress: async ({ redriven }) => {
-      if (redriven >= 100) stop.abort()
-    },
-  })
-  assert.equal(first, undefined)
-  const signal = new AbortController().signal
-  const run = { holder: 'job', signal, from: START, progress: async () => {} }
-  const second = await redriveAll(world, data, run)
-  assert.ok(second && second.redriven < 300)
+  const heard = ({ redriven }: RedriveProgress) => redriven >= 100 && stop.abort()
+  const paced = { ...data, perSecond: 1_000 }
+  const first = await runJob(world, paced, REDRIVE_START, heard, stop.signal)
+  assert.ok(!first.ended)
+  assert.ok(first.redriven >= 100 && first.redriven < 300, `${first.redriven}`)
+  const second = await runJob(world, data, first.last)
+  assert.deepEqual([second.end, second.redriven, second.skipped], ['done', 300, {}])
   const all = await bodies(q)
   assert.equal(all.length, 300)
   assert.equal(new Set(all).size, 300)
@@ -68,9 +101,10 @@ test('letters in the hands of a run that died are waited for, and arrive once', 
   q.store.append(encodeRecord(copy), 0, -1, 0, copy.dedupId, null, reply, 0)
   await promise
 
-  const signal = new AbortController().signal
-  const run = { holder: 'job', signal, from: START, progress: async () => {} }
-  assert.deepEqual(await redriveAll(world, data, run), { redriven: 3, skipped: 0 })
+  const hands = [first!.ref, second!.ref]
+  const killed = { ...REDRIVE_START, hands, cursor: '', scanned: 0 }
+  const done = await runJob(world, data, killed)
+  assert.deepEqual([done.redriven, done.skipped], [3, {}])
   assert.deepEqual((await bodies(q)).sort(), ['0', '1', '2'])
   assert.deepEqual(await lease(parked), [])
 })
@@ -80,12 +114,10 @@ test('letters that arrive while it runs stay', async (t) => {
   const untilMs = await world.store.nowMs()
   await kill(q, 1)
   while ((await new DeadLetters(world).move(q)) > 0);
-  const signal = new AbortController().signal
-  const run = { holder: 'job', signal, from: START, progress: async () => {} }
   const { messages } = await parked.store.peek('ready', '', 10)
   const old = messages.filter(({ record }) => record.timeMs <= untilMs).length
-  const done = await redriveAll(world, { ...data, untilMs }, run)
-  assert.deepEqual(done, { redriven: old, skipped: 0 })
+  const done = await runJob(world, { ...data, untilMs })
+  assert.deepEqual([done.redriven, done.skipped, done.scanned], [old, {}, old])
   assert.equal((await lease(parked)).length, 3 - old)
 })
 
@@ -95,11 +127,13 @@ test('a job that a stopping reaper lays down is finished by another', async (t) 
   const options = { sweepMs: 3_600_000 }
   const [one, two] = [new AbortController(), new AbortController()]
   const id = await world.store.jobs.startRedrive(data)
-  assert.equal(await world.store.jobs.startRedrive(data), id, 'one at a time for each queue')
+  assert.equal(await world.store.jobs.startRedrive(data), id, 'the same job is not doubled')
   const status = () => world.store.jobs.redrive(id, data.vhost, data.queue)
 
   const first = await maintenance(world, options, report)(one.signal)
-  await waitFor(async () => ((await status())?.redriven ?? 0) > 0, { what: 'the first letters' })
+  await waitFor(async () => ((await status())?.progress.redriven ?? 0) > 0, {
+    what: 'the first letters',
+  })
   one.abort()
   await first.closed
   const second = await maintenance(world, options, report)(two.signal)

@@ -19,7 +19,8 @@
                    length in a byte, the key, the ref: no key is the start of another's members
     meta           hash  epoch, gone, counters, agenda, 'w:<writer>' -> the writer's last append, and
                    'd:<slot>' -> when a slot that was a writer was found dead, ms, and
-                   'r:<slot>' -> the round that a slot's calls are in, see comesLate
+                   'r:<slot>' -> the round that a slot's calls are in, see comesLate, and
+                   'x:<job>' -> what a job has acknowledged, while it is under way
     waiting        set   slots that want a wake-up
     consumers      hash  id -> 'slot order priority exclusive'; meta's 'active' names the single one
     dedup:<epoch>:<bucket>  set of de-duplication ids

@@ -10,7 +10,8 @@
   ARGV[3] level    of the batches
   ARGV[4] batches  how many pairs of entry id and count follow
   ARGV[5] partials how many pairs of entry id and bitmap follow those
-  ARGV[6] ...      id, count: a batch of which every record is settled or was moved, and how many
+  ARGV[6] countAs  adds what is settled to this counter of meta, too; '' = none
+  ARGV[7] ...      id, count: a batch of which every record is settled or was moved, and how many
                    records it had;
                    id, bitmap: records of a batch that are settled so far;
                    then per single message its ref and fence: '' for the slot, else deliveries made
@@ -23,7 +24,7 @@ local batches, partials = tonumber(ARGV[4]), tonumber(ARGV[5])
 local log = logOf(level)
 local outcomes = {}
 local settled = 0
-local at = 6
+local at = 7
 
 -- Records of a batch that left it before: settled and counted, or moved.
 local function leftBefore(id)
@@ -116,6 +117,9 @@ end
 if settled > 0 then
   count('unacked', -settled)
   count('acked', settled)
+  if ARGV[6] ~= '' then
+    count('x:' .. ARGV[6], settled)
+  end
   commit()
 end
 return {'ok', table.concat(outcomes)}

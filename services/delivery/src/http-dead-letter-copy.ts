@@ -1,0 +1,168 @@
+/**
+ * A dead letter, edited and published again. The copy is stored first, and only then is the
+ * original removed, if that is asked for: a crash in between leaves one of each, and the same
+ * request again is recognised by the queue that remembers the copy's identity.
+ */
+import { createHash } from 'node:crypto'
+import { decodeProperties } from '@sluice/amqp'
+import { BrokerError, exchangeName, limits, type Message } from '@sluice/core'
+import {
+  type Deps,
+  Draft,
+  MessageFields,
+  type Route,
+  readFields,
+  readMessage,
+  requirePublish,
+  route,
+  toMessage,
+} from '@sluice/server'
+import { type MessageRecord, messageIdentity } from '@sluice/store'
+import { appendTo, type Letter, type QueueEntry, readLetter } from '@sluice/topology'
+import { z } from 'zod'
+import { findQueue } from './find-queue.ts'
+import { refused } from './http-redrives.ts'
+
+const name = z.string().max(limits.NAME_BYTES_MAX)
+const LEASE_MS = 15_000
+
+const CopyBody = MessageFields.extend({
+  exchange: name.optional().meta({ description: 'Publish it there.' }),
+  queue: name.optional().meta({
+    description: 'Or put it into this queue. Neither: into the one where it died.',
+  }),
+  headers: z.record(z.string(), z.json()).optional().meta({
+    description: 'Set these; the others stay.',
+  }),
+  removeHeaders: z.array(name).max(100).optional().meta({ description: 'Without these.' }),
+  remove: z.boolean().default(false).meta({
+    description: 'Remove the original, once the copy is stored.',
+  }),
+})
+
+const OWN: ReadonlySet<string> = new Set([
+  ...['exchange', 'queue', 'headers', 'removeHeaders', 'remove', 'body', 'bodyBase64'],
+])
+
+const Copied = z.object({
+  queues: z.array(z.string()).meta({ description: 'Where the copy is.' }),
+  duplicate: z.boolean().meta({ description: 'This very copy had been stored before.' }),
+  removed: z.boolean().meta({ description: 'Whether the original is gone.' }),
+})
+
+export function copyRoute(deps: Deps): Route {
+  const { topology, store: broker } = deps
+  return route({
+    method: 'post',
+    path: '/v1/vhosts/:vhost/queues/:queue/dead-letters/:id/copies',
+    tag: 'operate',
+    needs: { read: 'queue', write: 'default exchange' },
+    summary: 'Edit a copy of a dead letter and publish it',
+    description:
+      'What is not given stays as it is in the letter. The same request again stores no second copy ' +
+      'while the queue remembers the first.',
+    body: CopyBody,
+    bodyBytesMax: limits.HTTP_BATCH_BYTES_MAX,
+    answers: { 200: { description: 'The copy is stored.', body: Copied } },
+    refusals: [
+      ...(['vhost_not_found', 'queue_not_found', 'message_not_found', 'in_use'] as const),
+      ...(['exchange_not_found', 'unroutable', 'queue_full', 'forbidden'] as const),
+    ],
+    async handle({ params, body: changes, grants, principal }) {
+      const entry = await findQueue(topology, params)
+      const found = await entry.store.find(params.id)
+      if (!found || found.message.record.unreadable !== undefined) {
+        const text = `There is no readable message ${JSON.stringify(params.id)} here.`
+        throw new BrokerError('message_not_found', text)
+      }
+      const { ref, record } = found.message
+      const letter = readLetter(record)
+      if (!letter) throw new BrokerError('invalid_request', `Message ${ref} is no dead letter.`)
+      const message = edited(entry, ref, record, letter, changes, broker.state.clockAheadMs)
+      const { exchange, queue } = target(changes, letter)
+      if (exchange !== undefined) requirePublish(topology.table, grants, message)
+
+      const holder = `edited by ${principal.name}`
+      const leased = changes.remove ? await entry.store.pick(ref, LEASE_MS, holder) : undefined
+      if (changes.remove && !leased) {
+        throw new BrokerError('in_use', `Somebody holds message ${ref}, or it is gone.`)
+      }
+      const { outcome, queues } = await send(deps, entry, message, queue)
+      const stored = outcome === 'stored' || outcome === 'duplicate'
+      const [settled] = leased
+        ? await entry.store.settle([{ token: leased.token, outcome: stored ? 'ack' : 'release' }])
+        : []
+      if (!stored) throw refused(queue ?? '', outcome)
+      const duplicate = outcome === 'duplicate'
+      return { status: 200, body: { queues, duplicate, removed: settled === 'settled' } }
+    },
+  })
+}
+
+type Changes = z.output<typeof CopyBody>
+
+function target({ exchange, queue }: Changes, letter: Letter) {
+  if (exchange !== undefined && queue !== undefined) {
+    throw new BrokerError('invalid_request', 'Name an exchange or a queue, not both.')
+  }
+  if (exchange !== undefined) return { exchange: exchangeName(exchange), queue: undefined }
+  return { exchange: undefined, queue: queue ?? letter.queue }
+}
+
+/** The letter with its changes. Its own identity and theirs make the copy's. */
+function edited(
+  { store }: QueueEntry,
+  ref: string,
+  record: MessageRecord,
+  letter: Letter,
+  changes: Changes,
+  clockAheadMs: number,
+): Message {
+  const draft = new Draft(letter.routingKey)
+  // Decoded anew: a draft is changed in place.
+  Object.assign(draft.properties, decodeProperties(record.properties))
+  draft.persistent = record.persistent
+  draft.priority = letter.properties.priority ?? 0
+  draft.orderingKey = record.orderingKey
+  const fields = changes as Readonly<Record<string, unknown>>
+  readFields(fields, draft, OWN)
+  const removed = new Set(changes.removeHeaders)
+  const headers = { ...letter.properties.headers, ...changes.headers }
+  draft.properties.headers = Object.fromEntries(
+    Object.entries(headers).filter(([header]) => !removed.has(header)),
+  )
+  const { exchange, queue } = target(changes, letter)
+  if (draft.dedupId === '') draft.dedupId = copyIdentity(messageIdentity(store, ref), changes)
+  if (queue !== undefined && fields['routingKey'] === undefined) draft.routingKey = queue
+  const body = bodyOf(changes, draft, record)
+  const message = toMessage(draft, exchange ?? '', body, clockAheadMs)
+  return record.sealedBy === undefined ? message : { ...message, sealedBy: record.sealedBy }
+}
+
+function bodyOf({ body, bodyBase64 }: Changes, draft: Draft, record: MessageRecord): Buffer {
+  if (body === undefined && bodyBase64 === undefined) return record.body
+  const given = readMessage({ body, bodyBase64 }, '')
+  const { contentType } = given.draft.properties
+  if (contentType !== undefined) draft.properties.contentType ??= contentType
+  return given.body
+}
+
+function copyIdentity(identity: string, { remove: _, ...changes }: Changes): string {
+  return createHash('sha256')
+    .update(JSON.stringify([identity, changes]))
+    .digest('base64url')
+}
+
+async function send(
+  { topology, publisher }: Deps,
+  { vhost }: QueueEntry,
+  message: Message,
+  queue: string | undefined,
+) {
+  if (queue === undefined) {
+    const { outcome, queues } = await publisher.publishOne(vhost, message)
+    return { outcome, queues: queues.map(({ definition }) => definition.name) }
+  }
+  const entry = await findQueue(topology, { vhost, queue })
+  return { outcome: await appendTo(entry, message), queues: [queue] }
+}
