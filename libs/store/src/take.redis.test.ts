@@ -216,6 +216,16 @@ test('a key opens to a higher level in the same take', async (t) => {
   assert.deepEqual(bodies(await lease(queue)), ['high'])
 })
 
+test('a key that opens to a higher level in a take goes before what is left of the lower', async (t) => {
+  const { store, queue } = await openTestQueue(t, { ordered: true, levels: 2 })
+  const expiring = { ...keyed('k', 'low'), ttlMs: 2, delayMs: 1 }
+  await publish(queue, { ...keyed('k', 'high'), priority: 1 }, expiring)
+  await publish(queue, 'next', 'last')
+  await pass(store, 3)
+  assert.deepEqual(bodies(await lease(queue, 1)), ['high'])
+  assert.deepEqual(await drain(queue), ['next', 'last'])
+})
+
 test('keys that start alike, or hold a NUL, are different keys', async (t) => {
   const { queue } = await openTestQueue(t, { ordered: true })
   const keys = ['a', 'a\0', 'a\0b', 'ab', '\0']

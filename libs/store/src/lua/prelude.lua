@@ -98,6 +98,7 @@ end
 -- messages, 'bytes' their record bytes.
 local delta = {}
 local stirred = false
+local opened = false -- a key went on to its next message
 local fields = {} -- further fields of meta and their values, written with the counters
 local function count(name, by)
   delta[name] = (delta[name] or 0) + by
@@ -217,7 +218,7 @@ local function openKey(key, ref)
   call('ZREM', PARKED, nextParked)
   call('HSET', HEADS, key, nextRef)
   call('ZADD', READY, 0, nextRef)
-  stirred = true
+  stirred, opened = true, true
 end
 
 -- Makes a side message deliverable: ready, or parked behind the head of its ordering key.

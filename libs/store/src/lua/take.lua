@@ -98,9 +98,14 @@ local function affordable(refs)
   return #refs
 end
 
+-- An expired message of a lower level may open its key to one of a higher, which goes first then.
+local function reorders()
+  return opened and levels > 1
+end
+
 -- Ready messages of a level, up to the credit. Expired ones met on the way use no credit.
 local function takeReady(level)
-  while left > 0 and expirable > 0 do
+  while left > 0 and expirable > 0 and not reorders() do
     local refs = readyRefs(level, math.min(left, 256))
     if #refs == 0 then
       return
@@ -115,7 +120,9 @@ local function takeReady(level)
     local values = call('HMGET', SIDE, unpack(refs))
     local tallies = call('HMGET', TALLY, unpack(refs))
     for i, ref in ipairs(refs) do
-      if isExpired(values[i]) then
+      if reorders() then
+        call('ZADD', READY, 0, ref)
+      elseif isExpired(values[i]) then
         expire(ref, values[i])
       else
         hold(ref, values[i], tallies[i])
@@ -191,7 +198,7 @@ end
 
 local function takeSplit(level)
   local vain = 0
-  while left > 0 do
+  while left > 0 and not reorders() do
     if vain == 16 or expirable <= 0 then
       unfinished = true
       return
@@ -212,13 +219,13 @@ if announced and announced <= now then
   release(now, 256)
 end
 local function takeLevels()
-  stirred = false
+  opened = false
   for level = levels - 1, 0, -1 do
-    if waits or unfinished then
+    if waits or unfinished or reorders() then
       return
     end
     takeReady(level)
-    if left > 0 then
+    if left > 0 and not reorders() then
       if leaseMs > 0 or ordered then
         takeSplit(level)
       else
@@ -228,8 +235,8 @@ local function takeLevels()
   end
 end
 takeLevels()
-while ordered and levels > 1 and stirred and left > 0 and not unfinished do
-  takeLevels() -- an expired message of a lower level may have opened its key to one of a higher
+while reorders() and left > 0 and not unfinished do
+  takeLevels()
 end
 
 unfinished = unfinished or (expirable <= 0 and left > 0)
