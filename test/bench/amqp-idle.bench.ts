@@ -6,13 +6,12 @@
  * seconds in which nothing but heartbeats travels. Then one client publishes, to see that it still
  * works. Linux.
  */
-import { readFileSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { encodeMethod, PROTOCOL_HEADER } from '@sluice/amqp'
 import { privateRedis } from '@sluice/testkit'
 import { AmqpPeer } from '../support/amqp-peer.ts'
 import { bench } from './bench.ts'
-import { cpuMicros, PASSWORD, startServices } from './broker-process.ts'
+import { cpuMicros, PASSWORD, residentBytes, startServices } from './broker-process.ts'
 
 const HEARTBEAT_S = 10
 const HEARTBEAT = Buffer.from([8, 0, 0, 0, 0, 0, 0, 0xce])
@@ -113,11 +112,6 @@ async function roundTripMs(port: number): Promise<number> {
   const ms = performance.now() - from
   await peer.close()
   return ms
-}
-
-function residentBytes(pid: number): number {
-  const kib = /VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]
-  return Number(kib) * 1024
 }
 
 function pause(ms: number): Promise<void> {

@@ -74,6 +74,12 @@ export function cpuMicros(pid: number): number {
   }
 }
 
+/** Memory that a process has in RAM. Linux. */
+export function residentBytes(pid: number): number {
+  const kib = /VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]
+  return Number(kib) * 1024
+}
+
 export function headers(type: string): Record<string, string> {
   return { Authorization: `Bearer ${PASSWORD}`, 'Content-Type': type }
 }

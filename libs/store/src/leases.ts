@@ -1,6 +1,6 @@
 /**
- * Leases: taking them, with a wait for the first message, and settling them; what is settled in one
- * event-loop turn goes to Redis in one script call a kind.
+ * Leases: taking them, with a wait for the first message, and settling them; what is settled or
+ * picked in one event-loop turn goes to Redis in one script call a kind.
  *
  * A token is the message's ref, how often it had been delivered, and how many of those failed:
  * `ref.count.failed`. Whoever has it may settle, from any process; once the lease has lapsed and was
@@ -10,7 +10,7 @@ import { BrokerError, limits, retryDelayMs } from '@sluice/core'
 import type { QueueContext } from './queue-context.ts'
 import type { MessageRecord } from './record.ts'
 import { unavailable } from './redis.ts'
-import { failureOf, giveBack, settle, type Taken, type TakenMessage } from './scripts.ts'
+import { failureOf, giveBack, pick, settle, type Taken, type TakenMessage } from './scripts.ts'
 import { isSealed, isUnreadable, type Sealing } from './sealing.ts'
 import type { QueueSettings } from './settings.ts'
 import type { Waiters } from './waiters.ts'
@@ -81,6 +81,17 @@ interface Waiting {
   readonly failed: (error: unknown) => void
 }
 
+interface Picking {
+  readonly ref: string
+  readonly leaseMs: number
+  readonly holder: string
+  readonly done: (message: LeasedMessage | undefined) => void
+  readonly failed: (error: unknown) => void
+}
+
+/** Most messages picked in one script call: each may be as large as a message can be. */
+const PICKS_MAX = 128
+
 /** Most settlements in one script call: bounds how long it keeps Redis from others. */
 const FOLD_MAX = limits.PASS_MESSAGES_MAX
 
@@ -107,6 +118,7 @@ export class Leases {
   readonly #take: Take
   #acks: Waiting[] = []
   #returns: Waiting[] = []
+  #picks: Picking[] = []
 
   constructor(context: QueueContext, queue: Queue, waiters: Waiters, take: Take) {
     this.#context = context
@@ -193,6 +205,44 @@ export class Leases {
   /** An outcome each, in order. Throws store_unavailable: then any of them may have happened. */
   settle(items: readonly LeaseSettlement[]): Promise<SettleOutcome[]> {
     return Promise.all(items.map((item) => this.#settleOne(item)))
+  }
+
+  /** One particular message; undefined when it is gone or held. */
+  pick(ref: string, leaseMs: number, consumer: string): Promise<LeasedMessage | undefined> {
+    const holder = consumer.replace(/[\r\n]/g, ' ')
+    return new Promise((done, failed) => {
+      if (this.#picks.length === 0) this.#context.schedule(() => this.#sendPicks())
+      this.#picks.push({ ref, leaseMs, holder, done, failed })
+    })
+  }
+
+  #sendPicks(): void {
+    const all = this.#picks
+    this.#picks = []
+    for (let at = 0; at < all.length; ) {
+      const { leaseMs, holder } = all[at]!
+      const alike = (other: Picking) => other.leaseMs === leaseMs && other.holder === holder
+      let end = at + 1
+      while (end < all.length && end - at < PICKS_MAX && alike(all[end]!)) end++
+      const some = all.slice(at, end)
+      this.#pick(some, leaseMs, holder).catch((error) => {
+        for (const { failed } of some) failed(unavailable(error))
+      })
+      at = end
+    }
+  }
+
+  async #pick(some: readonly Picking[], leaseMs: number, holder: string): Promise<void> {
+    const refs = some.map(({ ref }) => ref)
+    const args = [this.#queue.scriptOptions, leaseMs, holder, ...refs]
+    const picked = await pick(this.#context.work, this.#queue.base, args)
+    const taken = picked.map((it, i) => it && { ref: refs[i]!, ...it })
+    const opened = await this.open(taken.filter((it) => it !== undefined))
+    const open = new Map(opened.map((message) => [message.ref, message]))
+    taken.forEach((it, i) => {
+      const message = it && open.get(it.ref)
+      some[i]!.done(message && leasedMessage(message))
+    })
   }
 
   async #settleOne(item: LeaseSettlement): Promise<SettleOutcome> {

@@ -104,3 +104,26 @@ test('of two that pick the same message one gets it', async (t) => {
   const picked = await Promise.all([pick(queue, ref!), pick(elsewhere, ref!)])
   assert.equal(picked.filter((message) => message !== undefined).length, 1)
 })
+
+test('messages picked in one turn come each to whom asked for it, the rest stays', async (t) => {
+  const { store, queue } = await openTestQueue(t)
+  await publish(queue, ...'abcdef')
+  await publish(queue, ...'ghi')
+  const leased = await lease(queue, 1)
+  await queue.settle(leased.map(({ token }) => ({ token, outcome: 'release' })))
+  const all = await refs(queue)
+  const wanted = [...'hacbgca', '?'].map((body) => all.get(body) ?? 'f'.repeat(24))
+  const picked = await Promise.all(wanted.map((ref) => pick(queue, ref)))
+  const found = picked.map((message) => message?.record.body.toString())
+  assert.deepEqual(found, ['h', 'a', 'c', 'b', 'g', undefined, undefined, undefined])
+  assert.deepEqual(
+    picked.map((message) => message?.deliveryCount ?? 0),
+    [1, 2, 1, 1, 1, 0, 0, 0],
+  )
+  const { ready, unacked } = await queue.stats()
+  assert.deepEqual([ready, unacked], [4, 5])
+  const tokens = picked.flatMap((message) => (message ? [message.token] : []))
+  await queue.settle(tokens.map((token) => ({ token, outcome: 'ack' })))
+  assert.deepEqual(await drain(queue), ['d', 'e', 'f', 'i'])
+  assert.equal(await store.redis.hlen(`${queue.base}side`), 0)
+})

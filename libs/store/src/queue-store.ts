@@ -14,7 +14,6 @@ import {
   type LeaseOptions,
   type LeaseSettlement,
   Leases,
-  leasedMessage,
   type SettleOutcome,
 } from './leases.ts'
 import { openAppender, type QueueContext } from './queue-context.ts'
@@ -371,13 +370,8 @@ export class QueueStore implements AppendTarget {
   }
 
   /** Leases one particular message; undefined when it is gone or held. */
-  async pick(id: string, leaseMs: number, consumer: string): Promise<LeasedMessage | undefined> {
-    const { work } = this.#context
-    const args = [this.scriptOptions, id, leaseMs, consumer.replace(/[\r\n]/g, ' ')]
-    const picked = await this.#run(scripts.pick(work, this.base, args))
-    if (picked === undefined) return undefined
-    const [message] = await this.#leases.open([{ ref: id, ...picked }])
-    return message && leasedMessage(message)
+  pick(id: string, leaseMs: number, consumer: string): Promise<LeasedMessage | undefined> {
+    return this.#leases.pick(id, leaseMs, consumer)
   }
 
   /** Reads messages and changes nothing. `after` is the last reply's cursor, '' = the start. */

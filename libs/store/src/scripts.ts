@@ -262,18 +262,16 @@ export const claim = script('claim', ['limit', 'claimMs', 'bytesMax'], (reply): 
 
 export const bury = script('bury', ['counter', '...'], ([buried]) => Number(buried))
 
-export const pick = script(
-  'pick',
-  ['options', 'ref', 'leaseMs', 'holder'],
-  ([kind, acquired, failed, value]) =>
-    word(kind) === 'missing'
-      ? undefined
-      : {
-          acquired: Number(acquired),
-          failed: Number(failed),
-          record: decodeValue(value as Buffer),
-        },
-)
+/** What pick.lua handed out, by place; undefined for what was not to be had. */
+export const pick = script('pick', ['options', 'leaseMs', 'holder', '...'], (reply) => {
+  const picked: (Omit<TakenMessage, 'ref'> | undefined)[] = []
+  for (let at = 0; at < reply.length; at += 3) {
+    const [acquired, failed, value] = reply.slice(at, at + 3)
+    const taken = { acquired: Number(acquired), failed: Number(failed) }
+    picked.push(taken.acquired > 0 ? { ...taken, record: decodeValue(value as Buffer) } : undefined)
+  }
+  return picked
+})
 
 export interface Peeked extends Tally {
   /** Due time, deadline or claim, ms of Redis's clock; 0 = none. */

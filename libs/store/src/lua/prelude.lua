@@ -292,15 +292,16 @@ local function batchHeader(blob)
   return records, time, soonest, expires
 end
 
--- Calls visit(index, value) for each record still in a batch, as a side value.
-local function eachRecord(blob, bitmap, visit)
+-- Calls visit(index, value) for each record still in a batch, as a side value; with `wanted`, for
+-- those whose index it has.
+local function eachRecord(blob, bitmap, visit, wanted)
   local records, time, _, expires = batchHeader(blob)
   local at = BATCH_HEADER + 1
   for index = 0, records - 1 do
     local size = struct.unpack('>I4', blob, at)
     local mask = bitmap and string.byte(bitmap, math.floor(index / 8) + 1) or 0
     local gone = bit.band(mask, bit.lshift(1, index % 8)) ~= 0
-    if not gone then
+    if not gone and (not wanted or wanted[index]) then
       local value = struct.pack('>dd', time, expiryOf(blob, at + 4, time, expires))
         .. string.sub(blob, at + 4, at + 3 + size)
       visit(index, value)
