@@ -37,6 +37,7 @@ export {
   type Jobs,
   REDRIVE_JOB,
   REDRIVE_START,
+  REDRIVES_QUEUE,
   type RedriveChange,
   type RedriveData,
   type RedriveProgress,

@@ -13,8 +13,13 @@ import { TICK_SETTINGS, type TickTimes } from './tick-times.ts'
 
 export const JOBS_PREFIX = '{sluice}:jobs'
 export const JOBS_QUEUE = 'maintenance'
-/** A queue of their own: a tick must not wait behind a long redrive. */
+/** Queues of their own: neither a tick nor a sweep must wait behind long redrives. */
 export const TICKS_QUEUE = 'ticks'
+/**
+ * Named for what RedriveData says: a reaper that does not heed all of it, as in the midst of an
+ * upgrade, must not take such a job. What changes the meaning of the data changes this name.
+ */
+export const REDRIVES_QUEUE = 'redrives-2'
 
 /** What the jobs are called. */
 export const REDRIVE_JOB = 'redrive'
@@ -122,6 +127,7 @@ export class Jobs {
   readonly #redis: Redis
   readonly #connect: () => Promise<Redis>
   #queue: Queue | undefined
+  #redrivesQueue: Queue | undefined
   #ticksQueue: Queue | undefined
 
   /** @param connect opens a connection as workers need it: commands wait for Redis. */
@@ -139,8 +145,8 @@ export class Jobs {
   async startRedrive(data: RedriveData): Promise<string> {
     const { untilMs: _, by: __, ...same } = data
     const id = createHash('sha256').update(JSON.stringify(same)).digest('base64url')
-    const job = await this.#ask((queue) =>
-      queue.add(REDRIVE_JOB, data, {
+    const job = await this.#ask(() =>
+      this.#redrives().add(REDRIVE_JOB, data, {
         deduplication: { id },
         attempts: ATTEMPTS,
         backoff: BACKOFF,
@@ -154,7 +160,7 @@ export class Jobs {
   /** The redrives of a queue, newest first, at most REDRIVES_MAX. */
   async redrives(vhost: string, queue: string): Promise<RedriveStatus[]> {
     const states = ['active', 'waiting', 'delayed', 'completed', 'failed'] as const
-    const jobs = await this.#ask((all) => all.getJobs([...states], 0, REDRIVES_MAX))
+    const jobs = await this.#ask(() => this.#redrives().getJobs([...states], 0, REDRIVES_MAX))
     const own = (jobs as (Job<RedriveData> | undefined)[]).filter(
       (job) => job?.name === REDRIVE_JOB && job.data.vhost === vhost && job.data.queue === queue,
     )
@@ -168,7 +174,7 @@ export class Jobs {
   /** How far a redrive is; undefined when this queue has no such job, or it is long done. */
   async redrive(id: string, vhost: string, queue: string): Promise<RedriveStatus | undefined> {
     // The state first: a job that is done by then has all its progress in what is read next.
-    const state = await this.#ask((jobs) => jobs.getJobState(id))
+    const state = await this.#ask(() => this.#redrives().getJobState(id))
     const job = await this.#redriveJob(id, vhost, queue)
     if (!job) return undefined
     const progress = { ...REDRIVE_START, ...(job.progress as Partial<RedriveProgress>) }
@@ -200,11 +206,12 @@ export class Jobs {
 
   /** What is asked of a redrive by now; undefined once it was removed. */
   async redriveData(id: string): Promise<RedriveData | undefined> {
-    return ((await this.#ask((jobs) => jobs.getJob(id))) as Job<RedriveData> | undefined)?.data
+    return ((await this.#ask(() => this.#redrives().getJob(id))) as Job<RedriveData> | undefined)
+      ?.data
   }
 
   async #redriveJob(id: string, vhost: string, queue: string) {
-    const job = (await this.#ask((jobs) => jobs.getJob(id))) as Job<RedriveData> | undefined
+    const job = (await this.#ask(() => this.#redrives().getJob(id))) as Job<RedriveData> | undefined
     if (job?.name !== REDRIVE_JOB) return undefined
     return job.data.vhost === vhost && job.data.queue === queue ? job : undefined
   }
@@ -251,7 +258,11 @@ export class Jobs {
   }
 
   async close(): Promise<void> {
-    await Promise.all([this.#queue?.close(), this.#ticksQueue?.close()])
+    await Promise.all([
+      this.#queue?.close(),
+      this.#redrivesQueue?.close(),
+      this.#ticksQueue?.close(),
+    ])
   }
 
   async #ask<T>(ask: (queue: Queue) => Promise<T>): Promise<T> {
@@ -265,6 +276,11 @@ export class Jobs {
   #open(): Queue {
     this.#queue ??= this.#openQueue(JOBS_QUEUE)
     return this.#queue
+  }
+
+  #redrives(): Queue {
+    this.#redrivesQueue ??= this.#openQueue(REDRIVES_QUEUE)
+    return this.#redrivesQueue
   }
 
   #ticks(): Queue {

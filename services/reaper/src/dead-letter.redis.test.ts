@@ -57,20 +57,17 @@ test('a letter whose reaper died after storing it arrives once', async (t) => {
 })
 
 test('reapers side by side move each letter once', async (t) => {
-  const { q, dead, deadLetters, ...world } = await setup(t)
+  const { q, dead, ...world } = await setup(t)
   await kill(q, 500)
-  const others = [deadLetters, new DeadLetters(world), new DeadLetters(world)]
-  const moved = await Promise.all(
-    others.map(async (each) => {
-      let total = 0
-      for (let some = 1; some > 0; total += some) some = await each.move(q)
-      return total
-    }),
-  )
-  assert.equal(
-    moved.reduce((sum, each) => sum + each),
-    500,
-  )
+  // Short claims: a letter that could not be stored for the moment is tried again soon.
+  const reapers = Array.from({ length: 3 }, () => new DeadLetters(world, 1_000))
+  // Reapers of other tests may take part: what counts is what arrived, and what the queue counted.
+  const moved = async () => {
+    await Promise.all(reapers.map((each) => each.move(q)))
+    return (await q.store.stats()).dead === 0
+  }
+  await waitFor(moved, { what: 'all letters to be moved', timeoutMs: 20_000 })
+  assert.equal((await q.store.stats()).deadLettered, 500)
   assert.equal(new Set(await bodies(dead)).size, 500)
   assert.deepEqual(await lease(dead), [])
 })

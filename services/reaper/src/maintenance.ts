@@ -10,11 +10,12 @@ import {
   JOBS_QUEUE,
   REDRIVE_JOB,
   REDRIVE_START,
+  REDRIVES_QUEUE,
   type RedriveData,
   type RedriveProgress,
   SWEEP_JOB,
 } from '@sluice/store'
-import { DelayedError, type Job, Worker } from 'bullmq'
+import { DelayedError, type Job, type Processor, Worker } from 'bullmq'
 import { every } from './every.ts'
 import { redriveAll } from './redrive-all.ts'
 import { sweep } from './sweep.ts'
@@ -24,7 +25,7 @@ export interface MaintenanceOptions {
 }
 
 /** Redrives at a rate mostly wait; each gives up its place after a while, so none is starved. */
-const CONCURRENCY = 8
+const REDRIVES = 8
 /** A reaper that dies gives its job back after this, plus a look of another one. */
 const LOCK_MS = 10_000
 const STALLED_LOOK_MS = 5_000
@@ -39,23 +40,29 @@ const PAUSED_LOOK_MS = 5_000
 /** A job that a stopping reaper lays down is taken up again after this. */
 const LAID_DOWN_MS = 100
 
-export function maintenance(
-  deps: Pick<Deps, 'store' | 'topology' | 'metrics' | 'tracing' | 'publisher'>,
-  { sweepMs }: MaintenanceOptions,
-  report: Report,
-): Start {
+export function maintenance(deps: Needs, { sweepMs }: MaintenanceOptions, report: Report): Start {
   return async (signal) => {
-    const connection = await deps.store.jobs.connectWorker()
-    const worker = new Worker(JOBS_QUEUE, (job, token) => work(deps, job, token, signal), {
-      connection,
-      prefix: JOBS_PREFIX,
-      concurrency: CONCURRENCY,
-      lockDuration: LOCK_MS,
-      stalledInterval: STALLED_LOOK_MS,
-      maxStalledCount: STALLED_MAX,
-    })
-    worker.on('error', report)
-    worker.on('failed', (_job, error) => report(error))
+    const connections = await Promise.all([
+      deps.store.jobs.connectWorker(),
+      deps.store.jobs.connectWorker(),
+    ])
+    const open = (queue: string, index: 0 | 1, processor: Processor, concurrency: number) => {
+      const worker = new Worker(queue, processor, {
+        connection: connections[index],
+        prefix: JOBS_PREFIX,
+        concurrency,
+        lockDuration: LOCK_MS,
+        stalledInterval: STALLED_LOOK_MS,
+        maxStalledCount: STALLED_MAX,
+      })
+      worker.on('error', report)
+      worker.on('failed', (_job, error) => report(error))
+      return worker
+    }
+    const workers = [
+      open(JOBS_QUEUE, 0, (job) => maintain(deps, job, signal), 1),
+      open(REDRIVES_QUEUE, 1, (job, token) => carryOn(deps, job, token, signal), REDRIVES),
+    ]
     const schedule = every(
       SCHEDULE_LOOK_MS,
       signal,
@@ -64,8 +71,8 @@ export function maintenance(
     )
     const stopped = new Promise<void>((resolve) => onAbort(signal, resolve))
     const closed = stopped.then(async () => {
-      await closeWorker(worker) // waits for the jobs under way, which lay down their work
-      connection.disconnect()
+      await Promise.all(workers.map(closeWorker)) // the jobs under way lay down their work
+      for (const connection of connections) connection.disconnect()
       await schedule.closed
     })
     return { closed }
@@ -86,13 +93,19 @@ export async function closeWorker(worker: Worker): Promise<void> {
   await worker.close(cut)
 }
 
-async function work(
-  deps: Pick<Deps, 'store' | 'topology' | 'metrics' | 'tracing' | 'publisher'>,
+type Needs = Pick<Deps, 'store' | 'topology' | 'metrics' | 'tracing' | 'publisher'>
+
+async function maintain(deps: Needs, job: Job, signal: AbortSignal): Promise<void> {
+  if (job.name !== SWEEP_JOB) throw new Error(`there is no job ${job.name}`)
+  return sweep(deps, signal)
+}
+
+async function carryOn(
+  deps: Needs,
   job: Job,
   token: string | undefined,
   signal: AbortSignal,
 ): Promise<unknown> {
-  if (job.name === SWEEP_JOB) return sweep(deps, signal)
   if (job.name !== REDRIVE_JOB) throw new Error(`there is no job ${job.name}`)
   const id = job.id!
   const data = await deps.store.jobs.redriveData(id)

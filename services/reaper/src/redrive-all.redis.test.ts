@@ -145,3 +145,11 @@ test('a job that a stopping reaper lays down is finished by another', async (t) 
   assert.equal(new Set(all).size, 1_000)
   assert.equal(await world.store.jobs.redrive(id, data.vhost, 'other'), undefined)
 })
+
+test('a redrive lies where only reapers look that heed its filter', async (t) => {
+  const { redis, store, data } = await setup(t, 1)
+  const id = await store.jobs.startRedrive({ ...data, filter: { text: 'none' }, dryRun: true })
+  // `maintenance` is worked on by reapers that would move everything.
+  assert.equal(await redis.exists(`{sluice}:jobs:maintenance:${id}`), 0)
+  assert.equal(await redis.exists(`{sluice}:jobs:redrives-2:${id}`), 1)
+})
