@@ -160,6 +160,65 @@ test('exit codes tell what kind of failure it was', async (t) => {
   }
 })
 
+test('dead letters are searched, edited and redriven by jobs that are told what to do', async (t) => {
+  const { done, sluice } = await start(t)
+  const dead = '-a x-dead-letter-exchange= -a x-dead-letter-routing-key=dead'
+  await done(`declare queue work -a x-message-ttl=1 ${dead}`)
+  for (const queue of ['dead', 'again']) await done(`declare queue ${queue}`)
+  await done('publish work --lines -H team=red', 'one\ntwo\n')
+  await done('publish work --lines -H team=blue', `three\nfour\nfive\n${'dull\n'.repeat(57)}`)
+  const search = async (filter: string) => {
+    const out = await done(`dead-letters dead -n 100 --json ${filter}`.trimEnd())
+    return out === '' ? [] : lines(out).map((line) => JSON.parse(line))
+  }
+  while ((await search('')).length < 62);
+
+  const bodies = async (filter: string) => (await search(filter)).map(({ body }) => body)
+  assert.deepEqual(await bodies('--header team=red'), ['one', 'two'])
+  assert.deepEqual(await bodies('--header team=blue --text f'), ['four', 'five'])
+  assert.deepEqual(await bodies('--reason rejected'), [])
+  const first = await sluice('dead-letters dead --died-in work --limit 1 --json')
+  assert.equal(JSON.parse(first.out).body, 'one')
+  const after = /there are more: --after (\S+)/.exec(first.err)![1]!
+  assert.equal((await bodies(`--after ${after}`)).length, 61)
+  assert.deepEqual(await bodies('--since 2999-01-01T00:00:00Z'), [])
+  assert.equal((await sluice('dead-letters dead --reason boredom')).code, 2)
+
+  const [three] = await search('--text three')
+  const edit = `dead-letters edit dead ${three.id} -b third -H checked=yes --to-queue again`
+  assert.equal(await done(`${edit} --remove-header team --remove`), 'copied to again\n')
+  const copy = JSON.parse(await done('peek again --json'))
+  assert.deepEqual(
+    [copy.body, copy.headers.checked, copy.headers.team],
+    ['third', 'yes', undefined],
+  )
+  assert.deepEqual(await bodies('--text three'), [])
+  assert.equal((await sluice(`${edit} --remove`)).code, 1, 'it is gone')
+
+  const dry = await done('redrive dead --header team=red --to-queue again --dry-run')
+  assert.match(dry, /^2 would go back to their queues, 0 left/)
+  assert.match(
+    await done('redrive dead --header team=red --to-queue again'),
+    /^2 back in their queues, 0 left/,
+  )
+  const { id } = JSON.parse(await done('redrive dead --to-queue again --rate 1 --no-wait --json'))
+  assert.match(await done(`redrive pause ${id} dead`), /^paused: /)
+  assert.match(await done('redrive jobs dead'), new RegExp(`\\n *${id} +paused `))
+  assert.match(await done(`redrive resume ${id} dead --rate 2`), /^(running|waiting): /)
+  await done(`redrive cancel ${id} dead`)
+  const status = async () =>
+    lines(await done('redrive jobs dead --json'))
+      .map((line) => JSON.parse(line))
+      .find((job) => job.id === id)
+  while ((await status()).state !== 'cancelled');
+  const { redriven, skipped, perSecond } = await status()
+  assert.deepEqual([(await search('')).length, skipped, perSecond], [59 - redriven, 0, 2])
+  assert.equal((await sluice(`redrive cancel ${id} dead`)).code, 1, 'it has ended')
+  assert.match(await done('redrive dead --to-queue again'), / 0 left/)
+  assert.deepEqual(await search(''), [])
+  assert.equal(lines(await done('consume again -n 62')).length, 62)
+})
+
 test('profiles keep brokers by name, for nobody else to read', async (t) => {
   const { sluice, env, folder } = await start(t)
   const bare = { SLUICE_URL: '', SLUICE_PASSWORD: '' }

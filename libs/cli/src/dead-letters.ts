@@ -66,9 +66,6 @@ export function deadLetterCommands(terminal: Terminal): Command[] {
   const list = listCommand(terminal)
   list.addCommand(copyCommand(terminal))
   const redrive = redriveCommand(terminal)
-  // Else --rate behind 'resume' would be the redrive's own.
-  redrive.enablePositionalOptions()
-  list.enablePositionalOptions()
   redrive.addCommand(jobsCommand(terminal))
   for (const command of changeCommands(terminal)) redrive.addCommand(command)
   return [list, redrive]
@@ -146,6 +143,11 @@ function copyCommand(terminal: Terminal): Command {
 
 const collect = (value: string, all: string[]): string[] => [...all, value]
 
+const rateOption = () =>
+  new Option('--rate <n>', 'letters a second; 0: as fast as it goes').argParser(
+    integer(0, 1_000_000),
+  )
+
 function redriveCommand(terminal: Terminal): Command {
   return filtered(
     new Command('redrive')
@@ -155,7 +157,7 @@ function redriveCommand(terminal: Terminal): Command {
     .option('--id <id>', 'only this one')
     .option('--to-exchange', 'as they were first published')
     .option('--to-queue <queue>', 'all to this queue')
-    .option('--rate <n>', 'letters a second', integer(1, 1_000_000))
+    .addOption(rateOption())
     .option('-n, --limit <n>', 'end after that many', integer(1, 1_000_000_000))
     .option('--dry-run', 'count, and move nothing')
     .option('--no-wait', 'do not wait until the job is done')
@@ -207,9 +209,10 @@ function changeCommands(terminal: Terminal): Command[] {
       .description(description)
       .argument('<job>', 'which redrive')
       .argument('[queue]', 'of which queue', QUEUE_DEFAULT)
-      .option('--rate <n>', 'from now on, letters a second; 0: no limit', integer(0, 1_000_000))
-      .action(async (job: string, queue: string, { rate }, command: Command) => {
+      .addOption(rateOption())
+      .action(async (job: string, queue: string, _options, command: Command) => {
         const { sluice, vhost, json } = open(command)
+        const { rate } = command.optsWithGlobals() // `redrive` takes it where both could
         const path = pathIn(vhost, 'queues', queue, 'redrives', job)
         const changed = { ...body, ...(rate !== undefined && { perSecond: rate }) }
         const status = (await sluice.request('PUT', path, { body: changed })) as Status
