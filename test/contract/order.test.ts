@@ -56,7 +56,7 @@ promise('a failing message blocks its ordering key alone, until it is through', 
   await door.declare('q', { 'x-ordering-key': true })
   await publishAll(door, 'q', ['a1', 'b1', 'a2', 'b2'])
   const [a1, b1] = await door.take('q')
-  await door.settle('q', a1!, { outcome: 'retry', delayMs: 300 })
+  await door.settle('q', a1!, { outcome: 'retry', delayMs: 1_500 })
   await door.settle('q', b1!, { outcome: 'ack' })
   const b2 = await takeOne(door, 'q', NOW)
   assert.equal(b2.body, 'b2')
