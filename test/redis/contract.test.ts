@@ -6,12 +6,10 @@
  * ended in time is killed with all that it started: a file whose process does not end has no limit
  * of its own.
  */
-import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { globSync } from 'node:fs'
 import { test } from 'node:test'
 import { privateCluster, privateSentinel } from '@sluice/testkit'
+import { runSuite } from '../support/suite.ts'
 
 const SHORT = process.env['SHORT'] === '1'
 const FILES = SHORT
@@ -25,23 +23,6 @@ for (const [name, start] of [
 ] as const) {
   test(`everything promised holds with ${name}`, async (t) => {
     const { url } = await start(t)
-    // A test runner inside a test would report to the outer one.
-    const { NODE_TEST_CONTEXT: _, ...env } = process.env
-    const args = ['--test', '--test-concurrency=2', '--test-timeout=120000', ...FILES]
-    const options = { env: { ...env, REDIS_URL: url }, detached: true } // as a group
-    const child = spawn(process.execPath, args, options)
-    const end = () => child.exitCode ?? process.kill(-child.pid!, 'SIGKILL')
-    const late = setTimeout(end, RUN_MS_MAX)
-    t.after(end)
-    let said = ''
-    for (const stream of [child.stdout, child.stderr]) {
-      stream.on('data', (chunk: Buffer) => {
-        said = (said + chunk.toString()).slice(-50_000)
-      })
-    }
-    const [code] = await once(child, 'close')
-    clearTimeout(late)
-    assert.equal(code, 0, said)
-    assert.match(said, /ℹ pass [1-9]/)
+    await runSuite(t, FILES, RUN_MS_MAX, { REDIS_URL: url })
   })
 }
