@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { before, describe, test } from 'node:test'
 import { METRICS } from '@sluice/telemetry'
 import { CHART, Helm, type Manifest, type Values } from './helm.ts'
+import { dangling } from './references.ts'
 
 const PASSWORD = 'correct-horse-battery'
 const REDIS_PASSWORD = 'redis-staple'
@@ -30,6 +31,8 @@ const EVERYTHING = {
   },
   service: { type: 'LoadBalancer', annotations: { a: 'b' } },
   tls: { existingSecret: 'certificate', clientCa: true },
+  trustedCa: { existingSecret: 'authority' },
+  encryption: { existingSecret: 'wrapping' },
   ingress: {
     enabled: true,
     className: 'nginx',
@@ -141,20 +144,40 @@ describe('objects', { skip }, () => {
   })
 
   test('what is referred to is there', () => {
-    for (const name of rendered.keys()) {
-      const services = of(name, 'Service').map(({ metadata }) => metadata.name)
-      for (const { spec } of [
-        ...of(name, 'HorizontalPodAutoscaler'),
-        ...of(name, 'ScaledObject'),
-      ]) {
-        const targets = of(name, 'Deployment').map(({ metadata }) => metadata.name)
-        assert.ok(targets.includes(spec.scaleTargetRef.name), spec.scaleTargetRef.name)
-      }
-      const asked = JSON.stringify([of(name, 'HTTPRoute'), of(name, 'Ingress')])
-      for (const [, service] of asked.matchAll(/"name":"(broker-sluice-[\w-]+)","port"/g)) {
-        assert.ok(services.includes(service), `${name}: no service ${service}`)
-      }
+    for (const name of rendered.keys()) assert.deepEqual(dangling(rendered.get(name)!), [], name)
+  })
+
+  test('what leads nowhere would be found', () => {
+    const broken = (kind: string, index: number, change: (spec: Manifest) => void) => {
+      const objects = structuredClone(rendered.get('everything')!)
+      change(objects.filter((object) => object.kind === kind)[index].spec)
+      return dangling(objects).join()
     }
+    const [pod, file] = [(spec: Manifest) => spec.template.spec, '/encryption/keys']
+    assert.match(
+      broken('Deployment', 0, (spec) => pod(spec).volumes.splice(1, 1)),
+      /no volume encryption/,
+    )
+    assert.match(
+      broken('Deployment', 0, (spec) => pod(spec).containers[0].volumeMounts.splice(1, 1)),
+      new RegExp(`${file} is not mounted`),
+    )
+    assert.match(
+      broken('NetworkPolicy', 0, (spec) => spec.ingress[0].ports.pop()),
+      /port 5671 is open/,
+    )
+    assert.match(
+      broken('Service', 0, (spec) => (spec.ports[0].targetPort = 'web')),
+      /no port web/,
+    )
+    assert.match(
+      broken('ServiceMonitor', 0, (spec) => (spec.endpoints[0].port = 'web')),
+      /scrapes 0 services/,
+    )
+    assert.match(
+      broken('Ingress', 0, (spec) => (spec.rules[0].http.paths[0].backend.service.name = 'x')),
+      /service x/,
+    )
   })
 })
 
@@ -188,6 +211,7 @@ describe('settings and secrets', { skip }, () => {
       const asked = spec.triggers.filter(({ type }: Manifest) => type === 'prometheus')
       for (const { metadata } of asked) {
         const [, name, label] = /\((\w+)\{(\w+)=/.exec(metadata.query) ?? []
+        assert.match(metadata.query, /queue!="amq\.dead-letters"/, 'they wait for people')
         const metric = Object.values(METRICS).find((known) => known.name === name)
         assert.ok(metric && Object.hasOwn(metric.labels, label!), metadata.query)
       }
@@ -199,6 +223,8 @@ describe('settings and secrets', { skip }, () => {
     assert.equal(env['SLUICE_MESSAGE_BYTES_MAX'], '16777216')
     assert.equal(env['SLUICE_WORKERS'], '2')
     assert.equal(env['SLUICE_TLS_CLIENT_CA'], '/tls/ca.crt')
+    assert.equal(env['SLUICE_ENCRYPTION_KEY_FILE'], '/encryption/keys')
+    assert.equal(env['NODE_EXTRA_CA_CERTS'], '/trusted-ca/ca.crt')
     const clustered = envOf(of('a cluster with client certificates', 'Deployment')[0])
     assert.equal(clustered['SLUICE_REDIS_KEY'], '/redis-tls/tls.key')
     const secret = envOf(of('sentinels, existing secrets', 'Deployment')[0])

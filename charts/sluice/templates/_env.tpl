@@ -14,6 +14,8 @@ password no pod starts: each would generate one of its own. */}}
 {{- $_ := set $files "SLUICE_REDIS_KEY" "/redis-tls/tls.key" }}
 {{- end }}
 {{- end }}
+{{- if .Values.encryption.existingSecret }}{{ $_ := set $files "SLUICE_ENCRYPTION_KEY_FILE" "/encryption/keys" }}{{ end }}
+{{- if .Values.trustedCa.existingSecret }}{{ $_ := set $files "NODE_EXTRA_CA_CERTS" "/trusted-ca/ca.crt" }}{{ end }}
 {{- range $name, $value := merge $files .Values.env }}
 {{- $text := include "sluice.text" $value }}
 {{- if ne $text "" }}
