@@ -7,7 +7,7 @@ const WORKLOADS = ['Deployment', 'StatefulSet', 'Job', 'Pod']
 /** Where a pod's own folder is; other absolute paths in settings are files that are mounted. */
 const PATH = /^\/(?!data$)/
 
-/** One complaint for each name that leads nowhere; secrets that are not in the release are others'. */
+/** One complaint for each name that leads nowhere; a secret that is not here is somebody else's. */
 export function dangling(objects: readonly Manifest[]): string[] {
   const said = objects.flatMap((object) => {
     const complaints = COMPLAINTS[object.kind]?.(object, objects) ?? []
