@@ -18,7 +18,6 @@ import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { audit, openStore } from '@sluice/store'
 import {
   moveSlot,
   privateCluster,
@@ -26,7 +25,7 @@ import {
   type RedisGroup,
   waitFor,
 } from '@sluice/testkit'
-import { openTopology } from '@sluice/topology'
+import { auditAll } from '../support/audit.ts'
 import { type Deployment, deploy, type Vhost } from '../support/deployment.ts'
 
 const SHORT = process.env['SHORT'] === '1'
@@ -97,7 +96,7 @@ for (const [name, start] of [
     load.stopConsumers.abort()
     await load.consumed
     await report(t, lines, kills)
-    assert.deepEqual(await auditAll(group, vhost.name), [])
+    assert.deepEqual(await auditAll(group.url, vhost.name), [])
   })
 }
 
@@ -220,18 +219,4 @@ async function report(t: TestContext, lines: ReadonlyMap<string, Line>, kills: r
     // The others wait besides until there is a replica again.
     if (durability === 'memory') assert.ok(figures.gapMs <= GAP_MS_MAX, JSON.stringify(figures))
   }
-}
-
-/** The invariant of every queue: its counters say what counting says. */
-async function auditAll({ url }: RedisGroup, vhost: string): Promise<string[]> {
-  const wrong: string[] = []
-  const report = (error: unknown) => wrong.push(`reported: ${error}`)
-  const store = await openStore({ url, report })
-  const topology = await openTopology(store, report)
-  for (const { definition, store: queue } of topology.table.queues(vhost)) {
-    for (const line of await audit(store, queue)) wrong.push(`${definition.name}: ${line}`)
-  }
-  await topology.close()
-  await store.close()
-  return wrong
 }

@@ -5,9 +5,8 @@
 
 import type { TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { audit, openStore } from '@sluice/store'
 import { type Random, random, waitFor } from '@sluice/testkit'
-import { openTopology } from '@sluice/topology'
+import { auditAll } from '../support/audit.ts'
 import { type HttpClient, httpClient } from '../support/http.ts'
 import { AmqpConsumer, AmqpPublisher } from './amqp.ts'
 import { checkAll, countRedelivered, isLost } from './checkers.ts'
@@ -73,7 +72,7 @@ export async function run(t: TestContext, options: RunOptions): Promise<RunResul
   say('drained')
   await collectDead(cluster.doors[0]!, ledger)
 
-  const wrong = [...stuck, ...cluster.crashes, ...(await auditAll(cluster))]
+  const wrong = [...stuck, ...cluster.crashes, ...(await auditAll(cluster.redis.url, VHOST))]
   const exact = fsync === 'always'
   wrong.push(...(exact ? checkAll(ledger) : ledger.wrong))
   return { ...summary(ledger, faults), seed, fsync, drainMs: performance.now() - calmAt, wrong }
@@ -195,20 +194,6 @@ async function collectDead(door: HttpClient, ledger: Ledger): Promise<void> {
       next = json.next
     }
   }
-}
-
-/** The invariant of every queue, and that nobody dead holds anything. */
-async function auditAll({ redis }: Cluster): Promise<string[]> {
-  const wrong: string[] = []
-  const report = (error: unknown) => wrong.push(`reported: ${error}`)
-  const store = await openStore({ url: redis.url, report })
-  const topology = await openTopology(store, report)
-  for (const { definition, store: queue } of topology.table.queues(VHOST)) {
-    for (const line of await audit(store, queue)) wrong.push(`${definition.name}: ${line}`)
-  }
-  await topology.close()
-  await store.close()
-  return wrong
 }
 
 function summary(ledger: Ledger, faults: Faults) {

@@ -8,10 +8,9 @@
 import assert from 'node:assert/strict'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { test } from 'node:test'
-import { audit, openStore } from '@sluice/store'
 import { type PrivateRedis, privateRedis, waitFor } from '@sluice/testkit'
-import { openTopology } from '@sluice/topology'
 import { connect } from 'amqplib'
+import { auditAll } from '../support/audit.ts'
 import { type Deployment, deploy, Vhost } from '../support/deployment.ts'
 import { PASSWORD } from '../support/http.ts'
 
@@ -37,7 +36,7 @@ test('what format 1 left is found again', async (t) => {
     },
     { what: 'all that was held to be ready', timeoutMs: 60_000 },
   )
-  assert.deepEqual(await audited(redis), [])
+  assert.deepEqual(await auditAll(redis.url, VHOST), [])
   for (const queue of ['plain', 'leased', 'unacked', 'delayed']) {
     assert.deepEqual(await vhost.drain(queue), NAMES, queue)
   }
@@ -101,17 +100,4 @@ async function restore({ redis }: PrivateRedis): Promise<void> {
     const [key, bytes] = JSON.parse(line) as [string, string]
     await redis.restore(key, 0, Buffer.from(bytes, 'base64'))
   }
-}
-
-async function audited({ url }: PrivateRedis): Promise<string[]> {
-  const wrong: string[] = []
-  const report = (error: unknown) => wrong.push(String(error))
-  const store = await openStore({ url, report })
-  const topology = await openTopology(store, report)
-  for (const { definition, store: queue } of topology.table.queues(VHOST)) {
-    for (const line of await audit(store, queue)) wrong.push(`${definition.name}: ${line}`)
-  }
-  await topology.close()
-  await store.close()
-  return wrong
 }

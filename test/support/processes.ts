@@ -22,6 +22,8 @@ export interface ProcessOptions {
   readonly env?: Readonly<Record<string, string>>
   /** How it is called in what a failed test shows. Default: its services. */
   readonly name?: string
+  /** What to run, of another version. */
+  readonly main?: string
 }
 
 export interface ServiceProcess {
@@ -94,8 +96,8 @@ class Spawned implements ServiceProcess {
 
   async restart(): Promise<void> {
     if (this.running) throw new Error(`${this.name} runs already`)
-    const { redisUrl, services = [], env = {} } = this.#options
-    const child = spawn(process.execPath, [MAIN, ...services], {
+    const { redisUrl, services = [], env = {}, main = MAIN } = this.#options
+    const child = spawn(process.execPath, [main, ...services], {
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
       env: {
         PATH: process.env['PATH'],

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { privateRedis } from '@sluice/testkit'
+import { checkFormat } from './format.ts'
 import { openStore } from './store.ts'
 
 const KEY = 'sluice:{topology}:format'
@@ -25,4 +26,14 @@ test('data of a newer format is refused and left alone', async (t) => {
   })
   assert.deepEqual(await redis.keys('*'), [KEY])
   assert.equal(await redis.get(KEY), '2')
+})
+
+test('who writes a newer format raises it, and nobody lowers it', async (t) => {
+  const { redis } = await privateRedis(t, { aof: false })
+  await redis.set(KEY, '1')
+  await checkFormat(redis, { written: 2, readMax: 2 })
+  assert.equal(await redis.get(KEY), '2')
+  await checkFormat(redis, { written: 1, readMax: 2 }) // the version before still works beside it
+  assert.equal(await redis.get(KEY), '2')
+  await assert.rejects(checkFormat(redis, { written: 1, readMax: 1 }), /format 2.*up to 1/)
 })

@@ -1,25 +1,37 @@
 /**
  * The version of what is in Redis, as a whole: `sluice:{topology}:format`.
  *
- * A process refuses to start on a format that is newer than what it knows, rather than to misread
- * it. The format is raised when an older process could no longer work beside a newer one; records
- * and batches carry versions of their own besides (record.ts, lua/prelude.lua).
+ * A process refuses to start on a format that is newer than what it reads, rather than to misread
+ * it; one that writes a newer format than is stored raises that, so that no older process starts
+ * any more. Records and batches carry versions of their own besides (record.ts, lua/prelude.lua).
+ *
+ * Two neighbouring versions work side by side, so a change that the version before cannot read
+ * takes two releases: the first reads the new format and writes the old one, the second writes it.
  */
 import { BrokerError } from '@sluice/core'
 import type { Redis } from 'ioredis'
 import { TOPOLOGY_BASE } from './keys.ts'
+import { script } from './script.ts'
 
-/** What this version writes. Data without a format is of format 1. */
-const FORMAT = 1
-const FORMAT_KEY = `${TOPOLOGY_BASE}format`
+export interface Formats {
+  /** What this version writes. Data without a format is of format 1. */
+  readonly written: number
+  /** The newest that it reads: the same, or one more. */
+  readonly readMax: number
+}
 
-/** Throws store_unavailable when what is stored is of a newer version. An empty Redis gets ours. */
-export async function checkFormat(redis: Redis): Promise<void> {
-  const known = await redis.set(FORMAT_KEY, FORMAT, 'NX', 'GET')
-  if (known === null || Number(known) <= FORMAT) return
+const FORMATS: Formats = { written: 1, readMax: 1 }
+
+export const format = script('format', ['written'], ([stored]) => Number(stored))
+
+/** Throws store_unavailable when what is stored is of a newer version than this one reads. */
+export async function checkFormat(redis: Redis, formats: Formats = FORMATS): Promise<void> {
+  const stored = await format(redis, TOPOLOGY_BASE, [formats.written])
+  if (stored <= formats.readMax) return
   throw new BrokerError(
     'store_unavailable',
-    `Redis holds data of format ${known}, and this version of Sluice knows formats up to ${FORMAT}. ` +
-      'Start the newer version again, or restore a backup that was made before the upgrade.',
+    `Redis holds data of format ${stored}, and this version of Sluice knows formats up to ` +
+      `${formats.readMax}. Start the newer version again, or restore a backup that was made before ` +
+      'the upgrade.',
   )
 }
