@@ -16,7 +16,7 @@ const BACKLOG_MAX = 300
 /** What a lease lasts whose answer was lost. */
 const LEASE_MS = 5_000
 /** A lease whose answer was lost lapses before. */
-const EMPTY_MS_MAX = 60_000
+const EMPTY_MS_MAX = 40_000
 const CONCURRENCY = 4
 export const EXCHANGE = 'amq.topic'
 

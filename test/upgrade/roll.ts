@@ -78,6 +78,9 @@ export async function roll(
     for (const clients of all.slice(-2)) await clients.close()
     ledger.checkDead(await deadLetters(vhost))
     await broker.stop()
+  } catch (cause) {
+    const known = [...ledger.wrong, ...broker.complaints()].join('\n')
+    throw new Error(`${cause}\nBesides:\n${known}`, { cause })
   } finally {
     for (const clients of all) await clients.abandon()
   }
@@ -149,7 +152,7 @@ const portOf = (url: string) => Number(new URL(url.replace('amqp:', 'http:')).po
 async function settled(vhost: Vhost, ledger: Ledger): Promise<void> {
   const came = () => ledger.backlog === 0
   await waitFor(came, { what: 'all to come', timeoutMs: SETTLE_MS_MAX }).catch((cause) => {
-    throw new Error(`Lost: ${ledger.missing}; besides: ${ledger.wrong}`, { cause })
+    throw new Error(`Lost: ${ledger.missing}`, { cause })
   })
   for (const queue of Object.keys(QUEUES)) {
     const isEmpty = async () => Object.values(await vhost.counts(queue)).every((count) => !count)
