@@ -1,19 +1,19 @@
 /**
  * docker-compose.yml for real: builds the image, starts the stack, tells it the e2e stories, kills
- * each container under load, stops it; then runs a suite on a Redis by Testcontainers.
+ * each container under load, stops it; then the chart's pods as containers, and a suite on a Redis
+ * by Testcontainers.
  * `npm run e2e:compose`; says that it was skipped where no engine answers.
  *
  * NODE_EXTRA_CA_CERTS, where set, is known to npm in the build.
  */
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { globSync } from 'node:fs'
 import { freePort, waitFor } from '@sluice/testkit'
 import { type HttpClient, httpClient, PASSWORD } from '../support/http.ts'
+import { chartInContainers } from './chart.ts'
 import { suiteInContainer } from './containers.ts'
-import { missing, ROOT, Stack } from './engine.ts'
+import { missing, Stack } from './engine.ts'
 import { killUnderLoad } from './kill.ts'
+import { tellStories } from './stories.ts'
 
 const IMAGE = 'sluice:e2e'
 const SERVICES = ['router', 'delivery', 'reaper'] as const
@@ -22,6 +22,7 @@ const UP_MS_MAX = 120_000
 const why = missing()
 if (why === undefined) {
   await main()
+  await chartInContainers(IMAGE, say)
   await suiteInContainer(say)
   say('everything passed')
 } else process.stdout.write(`e2e:compose was skipped: ${why}\n`)
@@ -43,7 +44,8 @@ async function main(): Promise<void> {
     await stack.compose('up', '--detach', '--no-build')
     await ready(clients)
     await confined(stack)
-    await tellStories(urls)
+    say('telling the stories')
+    await tellStories(...urls)
     await killUnderLoad(stack, clients[0]!, clients[1]!, say)
     await stop(stack)
   } catch (error) {
@@ -95,15 +97,6 @@ async function confined(stack: Stack): Promise<void> {
     await stack.docker('exec', id, ...check)
   }
   say('no root, no capabilities, a read-only file system')
-}
-
-async function tellStories([router, delivery]: readonly [string, string]): Promise<void> {
-  say('telling the stories')
-  const files = globSync('test/e2e/stories-*.test.ts', { cwd: ROOT })
-  const env = { ...process.env, E2E_ROUTER: router, E2E_DELIVERY: delivery }
-  const child = spawn(process.execPath, ['--test', ...files], { cwd: ROOT, env, stdio: 'inherit' })
-  const [code] = await once(child, 'close')
-  assert.equal(code, 0, 'a story failed')
 }
 
 /** In order, which each process ends with code 0. */
