@@ -33,8 +33,13 @@ export type Redriven =
   | { readonly kind: 'origin-gone'; readonly queue: string }
   /** Somebody else holds it, or it is gone. */
   | { readonly kind: 'taken' }
-  /** It was not stored; it stays where it is. */
-  | { readonly kind: 'refused'; readonly queue: string; readonly outcome: Published | 'gone' }
+  /** It was not stored where it would go, '' and a name = that queue; it stays where it is. */
+  | {
+      readonly kind: 'refused'
+      readonly exchange: string
+      readonly routingKey: string
+      readonly outcome: Published
+    }
 
 /** A crash holds a letter back for this long: longer than an append may take. */
 export const REDRIVE_LEASE_MS = 15_000
@@ -72,24 +77,24 @@ export async function redrive(
   return redriven
 }
 
-/** What a redrive would come to, as far as can be said without trying. */
+/** What a redrive of it would come to, as far as can be said without trying. */
 export async function foresee(
   topology: Topology,
   { vhost }: QueueEntry,
-  record: MessageRecord,
+  letter: Letter | undefined,
   to: RedriveTarget,
 ): Promise<Redriven> {
-  const letter = readLetter(record)
   if (!letter) return { kind: 'no-origin' }
+  const { exchange, routingKey } = letter
   if (to === 'exchange') {
-    const { exchange, routingKey } = letter
     const headers = () => letter.properties.headers ?? {}
     const found = topology.table.exchange(vhost, exchange) !== undefined
     const { queues } = found
       ? topology.table.route(vhost, exchange, routingKey, headers)
       : { queues: [] }
     if (queues.length > 0) return { kind: 'redriven', queue: '' }
-    return { kind: 'refused', queue: '', outcome: found ? 'unroutable' : 'exchange-missing' }
+    const outcome = found ? 'unroutable' : 'exchange-missing'
+    return { kind: 'refused', exchange, routingKey, outcome }
   }
   const queue = to === 'queue' ? letter.queue : to.queue
   const target = await find(topology, vhost, queue)
@@ -102,17 +107,19 @@ async function redriveLetter(
   { ref, record }: Pick<Peeked, 'ref' | 'record'>,
   { holder, to = 'queue', countAs = '' }: RedriveOptions,
 ): Promise<Redriven> {
-  const expected = await foresee(deps.topology, from, record, to)
-  if (expected.kind !== 'redriven') return expected
+  const letter = readLetter(record)
+  const expected = await foresee(deps.topology, from, letter, to)
+  if (!letter || expected.kind !== 'redriven') return expected
   const leased = await from.store.pick(ref, REDRIVE_LEASE_MS, holder)
   if (!leased) return { kind: 'taken' }
   const { queue } = expected
-  const outcome = await send(deps, from, leased, queue)
+  const outcome = await send(deps, from, leased, letter, queue)
   const { token } = leased
   if (outcome !== 'stored' && outcome !== 'duplicate') {
     await from.store.settle([{ token, outcome: 'release' }])
     if (outcome === 'gone') return { kind: 'origin-gone', queue }
-    return { kind: 'refused', queue, outcome }
+    const { exchange, routingKey } = queue === '' ? letter : { exchange: '', routingKey: queue }
+    return { kind: 'refused', exchange, routingKey, outcome }
   }
   const [settled] = await from.store.settle([{ token, outcome: 'ack', countAs }])
   return settled === 'settled' ? expected : { kind: 'taken' }
@@ -123,10 +130,9 @@ async function send(
   { topology, publisher }: RedriveDeps,
   from: QueueEntry,
   { id, record }: LeasedMessage,
+  letter: Letter,
   queue: string,
 ): Promise<Published | 'gone'> {
-  const letter = readLetter(record)
-  if (!letter) return 'gone'
   const [last] = letter.history.deaths
   const { exchange, routingKey } = queue === '' ? letter : record
   const message = revived(record, letter, messageIdentity(from.store, id), {

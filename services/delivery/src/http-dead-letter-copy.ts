@@ -13,6 +13,7 @@ import {
   type Route,
   readFields,
   readMessage,
+  refusalOf,
   requirePublish,
   route,
   toMessage,
@@ -21,7 +22,6 @@ import { type MessageRecord, messageIdentity } from '@sluice/store'
 import { appendTo, type Letter, type QueueEntry, readLetter } from '@sluice/topology'
 import { z } from 'zod'
 import { findQueue } from './find-queue.ts'
-import { refused } from './http-redrives.ts'
 
 const name = z.string().max(limits.NAME_BYTES_MAX)
 const LEASE_MS = 15_000
@@ -88,11 +88,13 @@ export function copyRoute(deps: Deps): Route {
         throw new BrokerError('in_use', `Somebody holds message ${ref}, or it is gone.`)
       }
       const { outcome, queues } = await send(deps, entry, message, queue)
-      const stored = outcome === 'stored' || outcome === 'duplicate'
+      const place = queue === undefined ? message : { exchange: '', routingKey: queue }
+      const refusal = refusalOf(outcome, place)
+      const settlement = refusal ? 'release' : 'ack'
       const [settled] = leased
-        ? await entry.store.settle([{ token: leased.token, outcome: stored ? 'ack' : 'release' }])
+        ? await entry.store.settle([{ token: leased.token, outcome: settlement }])
         : []
-      if (!stored) throw refused(queue ?? '', outcome)
+      if (refusal) throw refusal
       const duplicate = outcome === 'duplicate'
       return { status: 200, body: { queues, duplicate, removed: settled === 'settled' } }
     },
@@ -163,6 +165,6 @@ async function send(
     const { outcome, queues } = await publisher.publishOne(vhost, message)
     return { outcome, queues: queues.map(({ definition }) => definition.name) }
   }
-  const entry = await findQueue(topology, { vhost, queue })
-  return { outcome: await appendTo(entry, message), queues: [queue] }
+  const outcome = await appendTo(await findQueue(topology, { vhost, queue }), message)
+  return { outcome: outcome === 'gone' ? ('unroutable' as const) : outcome, queues: [queue] }
 }

@@ -1,7 +1,7 @@
 /** Redrives over HTTP: one letter at once, many as a job that one follows, pauses and cancels. */
 import { BrokerError, limits } from '@sluice/core'
-import { type Call, type Deps, type Route, route } from '@sluice/server'
-import { noKey, type RedriveStatus } from '@sluice/store'
+import { type Call, type Deps, type Route, refusalOf, route } from '@sluice/server'
+import type { RedriveStatus } from '@sluice/store'
 import { readTraceContext } from '@sluice/telemetry'
 import { type QueueEntry, redrive } from '@sluice/topology'
 import { z } from 'zod'
@@ -150,7 +150,8 @@ function listRoute({ topology, store }: Deps): Route {
     async handle({ params }) {
       await findQueue(topology, params)
       const all = await store.jobs.redrives(params.vhost, params.queue)
-      return { status: 200, body: { redrives: all.map(statusJson) } }
+      const nowMs = await store.nowMs()
+      return { status: 200, body: { redrives: all.map((one) => statusJson(one, nowMs)) } }
     },
   })
 }
@@ -165,7 +166,7 @@ function statusRoute({ store }: Deps): Route {
     answers: { 200: { description: 'Its state and counts.', body: Status } },
     refusals: ['not_found'],
     async handle({ params }) {
-      return { status: 200, body: statusJson(await find(store, params)) }
+      return { status: 200, body: statusJson(await find(store, params), await store.nowMs()) }
     },
   })
 }
@@ -189,7 +190,7 @@ function changeRoute({ store }: Deps): Route {
         ...(perSecond !== undefined && { rate: perSecond }),
       })
       if (!changed) throw new BrokerError('in_use', 'It has ended: nothing of it can be changed.')
-      return { status: 200, body: statusJson(await find(store, params)) }
+      return { status: 200, body: statusJson(await find(store, params), await store.nowMs()) }
     },
   })
 }
@@ -204,7 +205,7 @@ async function find(
   return status
 }
 
-function statusJson(status: RedriveStatus): z.output<typeof Status> {
+function statusJson(status: RedriveStatus, nowMs: number): z.output<typeof Status> {
   const { id, state, data, progress, askedMs, finishedMs, error } = status
   const { total, scanned, redriven, skipped: causes, workedMs } = progress
   const skipped = Object.values(causes).reduce((sum, count) => sum + count, 0)
@@ -218,8 +219,7 @@ function statusJson(status: RedriveStatus): z.output<typeof Status> {
     ...{ scanned, matched: redriven + skipped, redriven, skipped, causes, workedMs },
     rate: workedMs > 0 ? Math.round((redriven * 10_000) / workedMs) / 10 : 0,
     askedAt: timeJson(askedMs),
-    ...(state === 'running' &&
-      leftMs !== undefined && { estimatedEnd: timeJson(Date.now() + leftMs) }),
+    ...(state === 'running' && leftMs !== undefined && { estimatedEnd: timeJson(nowMs + leftMs) }),
     ...(finishedMs !== undefined && { finishedAt: timeJson(finishedMs) }),
     ...(error !== undefined && { error }),
   }
@@ -247,34 +247,6 @@ async function redriveOne(
     case 'taken':
       throw new BrokerError('in_use', `Somebody holds message ${id}, or it is gone.`)
     case 'refused':
-      throw refused(result.queue, result.outcome)
-  }
-}
-
-/** Why a copy was not stored, for the caller. */
-export function refused(queue: string, outcome: string): BrokerError {
-  const where = queue === '' ? 'A queue that it reaches' : `Queue '${queue}'`
-  switch (outcome) {
-    case 'full':
-      return new BrokerError('queue_full', `${where} is full.`)
-    case 'memory-high':
-      return new BrokerError('memory_high', 'Redis is short of memory; consume, then try again.')
-    case 'disk-low':
-      return new BrokerError('store_unavailable', 'Redis cannot write to its disk; try again.')
-    case 'no-key':
-      return noKey()
-    case 'not-durable':
-      return new BrokerError(
-        'durability_unavailable',
-        `What queue '${queue}' promises of its messages cannot be kept at the moment.`,
-      )
-    case 'unroutable':
-      return new BrokerError('unroutable', 'Its exchange leads it to no queue.')
-    case 'exchange-missing':
-      return new BrokerError('exchange_not_found', 'Its exchange is not there.')
-    case 'gone':
-      return new BrokerError('queue_not_found', `Its queue '${queue}' is not there.`)
-    default:
-      return new BrokerError('store_unavailable', 'Redis does not answer; try again.')
+      throw refusalOf(result.outcome, result)
   }
 }

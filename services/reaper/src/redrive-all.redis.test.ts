@@ -76,6 +76,37 @@ test('a run that is stopped leaves the rest to the next, and each letter arrives
   assert.equal(new Set(all).size, 300)
 })
 
+test('a rate is kept to a few per cent, whatever its parts are beside the pages', async (t) => {
+  const { data, ...world } = await setup(t, 1_000)
+  // Parts of 55: pages of 128 are no multiple of them.
+  const perSecond = 550
+  const counts: number[] = []
+  const began = performance.now()
+  const done = await runJob(world, { ...data, perSecond }, REDRIVE_START, ({ redriven }) => {
+    counts.push(redriven - (perSecond * (performance.now() - began)) / 1_000)
+  })
+  const rate = (done.redriven * 1_000) / (performance.now() - began)
+  assert.equal(done.redriven, 1_000)
+  assert.ok(Math.abs(rate / perSecond - 1) < 0.1, `${rate} a second instead of ${perSecond}`)
+  // Never more than a part ahead, at the beginning least of all.
+  assert.ok(Math.max(...counts) <= 2 * 55, `${Math.max(...counts)} letters too early`)
+})
+
+test('another rate, and a pause, begin a new reckoning', async (t) => {
+  const { data, ...world } = await setup(t, 300)
+  const began = await world.store.nowMs()
+  // The next letter would go in a minute, at the rate of before.
+  const slow = { ...REDRIVE_START, nextMs: began + 60_000 }
+  const faster = await runJob(world, { ...data, perSecond: 50, rate: 1_000, limit: 100 }, slow)
+  assert.equal(faster.redriven, 100)
+  // After a pause nothing is made up for: 200 letters at 200 a second take their second.
+  const paused = { ...REDRIVE_START, nextMs: began - 60_000 }
+  const again = await world.store.nowMs()
+  const rest = await runJob(world, { ...data, perSecond: 200 }, paused)
+  assert.equal(rest.redriven, 200)
+  assert.ok((await world.store.nowMs()) - again >= 850)
+})
+
 test('letters in the hands of a run that died are waited for, and arrive once', async (t) => {
   const { q, parked, data, ...world } = await setup(t, 3)
   const [first, second] = (await parked.store.peek('ready', '', 10)).messages

@@ -16,6 +16,7 @@ import {
   type QueueEntry,
   type Redriven,
   type RedriveTarget,
+  readLetter,
   redrive,
 } from '@sluice/topology'
 
@@ -28,7 +29,7 @@ const LOOK_MS = 250
 const HELD_LOOK_MS = 500
 /** At a rate, letters leave in parts of this long. */
 const PART_MS = 100
-/** Late by less than this is made up for. */
+/** Late by up to this is made up for; after more, as after a pause, the pace begins anew. */
 const LATE_MS_MAX = 500
 /** After this a job lets others have its place, and goes on behind them. */
 const TURN_MS = 30_000
@@ -129,7 +130,7 @@ class RedriveWalk {
         return true
       }
       if (await this.#mustStop()) return false
-      const some = letters.slice(at, at + (await this.#part()))
+      const some = letters.slice(at, at + (await this.#part(letters.length - at)))
       const outcomes = await Promise.all(some.map((letter) => this.#one(entry, letter)))
       for (const outcome of outcomes) this.#count(outcome)
       at += some.length
@@ -141,7 +142,7 @@ class RedriveWalk {
   #one(entry: QueueEntry, letter: Peeked): Promise<Redriven> {
     const { dryRun } = this.#data
     const to = this.#data.to as RedriveTarget
-    if (dryRun) return foresee(this.#deps.topology, entry, letter.record, to)
+    if (dryRun) return foresee(this.#deps.topology, entry, readLetter(letter.record), to)
     const { holder } = this.#run
     return redrive(this.#deps, entry, letter, { holder, to, countAs: holder })
   }
@@ -156,36 +157,28 @@ class RedriveWalk {
     skipped[cause] = (skipped[cause] ?? 0) + 1
   }
 
-  get #room(): number {
-    const { limit } = this.#data
-    return limit === 0 ? Number.MAX_SAFE_INTEGER : limit - this.#at.redriven
-  }
-
-  /** How many letters go now: waits until they may. */
-  async #part(): Promise<number> {
-    const rate = this.#data.rate ?? this.#data.perSecond
-    if (rate === 0) return this.#room
-    const count = Math.min(this.#room, Math.max(1, Math.floor((rate * PART_MS) / 1_000)), PAGE)
-    for (;;) {
-      const nowMs = await this.#deps.store.nowMs()
-      const waitMs = this.#at.nextMs - nowMs
-      if (waitMs <= 0) {
-        this.#at.nextMs = Math.max(this.#at.nextMs, nowMs - LATE_MS_MAX) + (count * 1_000) / rate
-        return count
-      }
-      // Slower than a look: a change of the rate, or a cancel, must not wait for it.
-      await sleep(Math.min(waitMs, LOOK_MS), undefined, { signal: this.#run.signal }).catch(
-        () => {},
-      )
-      if (this.#run.signal.aborted) return 0
-      const before = this.#data.rate
-      await this.#lookAgain()
-      if (this.#data.paused || this.#data.cancelled) return 0
-      if (this.#data.rate !== before) {
-        this.#at.nextMs = Math.min(this.#at.nextMs, nowMs)
-        return 0
-      }
+  /**
+   * How many of `count` letters go now. 0: none yet, and it has waited for a while, no longer than a
+   * look takes to come round. Each part is due when the rate says so, reckoned from when the one
+   * before was due and not from when it went, so that what is late is no slower in the end.
+   */
+  async #part(count: number): Promise<number> {
+    const { limit, perSecond, rate = perSecond } = this.#data
+    const wanted = limit === 0 ? count : Math.min(count, limit - this.#at.redriven)
+    if (rate === 0) return wanted
+    const part = Math.min(wanted, Math.max(1, Math.floor((rate * PART_MS) / 1_000)))
+    const nowMs = await this.#deps.store.nowMs()
+    // No part is due later than this, unless it was reckoned at another rate.
+    const dueMs = Math.min(this.#at.nextMs, nowMs + Math.max(PART_MS, 1_000 / rate))
+    if (dueMs <= nowMs) {
+      const fromMs = nowMs - dueMs > LATE_MS_MAX ? nowMs : dueMs
+      this.#at.nextMs = fromMs + (part * 1_000) / rate
+      return part
     }
+    this.#at.nextMs = dueMs
+    const waitMs = Math.min(dueMs - nowMs, LOOK_MS)
+    await sleep(waitMs, undefined, { signal: this.#run.signal }).catch(() => {})
+    return 0
   }
 
   /** Letters that the last run had in its hands get their outcome. */

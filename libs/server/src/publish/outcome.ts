@@ -52,7 +52,7 @@ export function refusalOf(
     case 'unavailable':
       return new BrokerError(
         'store_unavailable',
-        'Redis does not answer. The message may be stored: try again with the same Idempotency-Key.',
+        'Redis does not answer. The message may be stored: try again, with the same Idempotency-Key if it has one.',
       )
   }
 }
