@@ -19,7 +19,7 @@ export interface RedisHost {
 export interface RedisAddress {
   readonly kind: 'single' | 'sentinel' | 'cluster'
   readonly tls: boolean
-  /** At least one; of a cluster or of sentinels, those that are asked first. */
+  /** At least one; of a cluster, those that are asked first. */
   readonly hosts: readonly RedisHost[]
   readonly username: string | undefined
   readonly password: string | undefined

@@ -11,6 +11,7 @@ import { readFileSync } from 'node:fs'
 import type { SecureContextOptions } from 'node:tls'
 import { BrokerError, parseRedisUrl, type RedisAddress } from '@sluice/core'
 import { Cluster, Redis, type RedisOptions } from 'ioredis'
+import { connectorTo, Sentinels } from './sentinels.ts'
 
 /** Where Redis is and how it is reached. */
 export interface RedisTarget {
@@ -25,12 +26,14 @@ export interface RedisTarget {
 /** Replies as BullMQ expects them too. */
 type Options = RedisOptions & { readonly replyMapping: 'legacy' }
 
+const retryStrategy = (attempt: number) => Math.min(25 * 2 ** Math.min(attempt, 6), 1_000)
+
 const COMMON: Options = {
   lazyConnect: true,
   connectTimeout: 5_000,
   keepAlive: 10_000,
   noDelay: true,
-  retryStrategy: (attempt) => Math.min(25 * 2 ** Math.min(attempt, 6), 1_000),
+  retryStrategy,
   // A demoted primary answers READONLY: reconnect and send the command again.
   reconnectOnError: (error) => (error.message.startsWith('READONLY') ? 2 : false),
   replyMapping: 'legacy',
@@ -57,8 +60,8 @@ const ROLES = {
   jobs: { maxRetriesPerRequest: null },
 } satisfies Record<string, RedisOptions>
 
-/** How often a sentinel or cluster is asked again who is there, ms. */
-const LOOK_MS = 1_000
+/** How often a cluster is asked again who is there, and how long a node has to answer, ms. */
+const LOOK_MS = 500
 /** Before a command is sent again that met a cluster while it changed, ms. */
 export const RETRY_DELAY_MS = 100
 
@@ -90,7 +93,7 @@ export async function connect(target: RedisTarget, role: keyof typeof ROLES): Pr
 function open(target: RedisTarget, role: keyof typeof ROLES): Redis {
   const address = parseRedisUrl(target.url)
   const tls = address.tls ? { tls: tlsOptions(target) } : {}
-  const { username, password, db, primary } = address
+  const { username, password, db } = address
   const options: Options = {
     ...COMMON,
     ...ROLES[role],
@@ -101,18 +104,26 @@ function open(target: RedisTarget, role: keyof typeof ROLES): Redis {
   }
   if (address.kind === 'cluster') return openCluster(address, options, role)
   if (address.kind === 'single') return new Redis({ ...options, ...address.hosts[0]!, db })
-  return new Redis({
-    ...options,
-    db,
-    sentinels: [...address.hosts],
-    name: primary,
-    ...(address.sentinelUsername !== undefined && { sentinelUsername: address.sentinelUsername }),
-    ...(address.sentinelPassword !== undefined && { sentinelPassword: address.sentinelPassword }),
-    ...(address.tls && { sentinelTLS: tlsOptions(target), enableTLSForSentinelMode: true }),
-    sentinelRetryStrategy: COMMON.retryStrategy!,
-    // Hears of a failover from the sentinels: a demoted primary may still answer, or keep silent.
-    failoverDetector: true,
-  })
+  return new Redis({ ...options, db, Connector: connectorTo(sentinelsOf(target, address)) })
+}
+
+/** By URL: all connections of a process ask the same ones. */
+const sentinels = new Map<string, Sentinels>()
+
+function sentinelsOf(target: RedisTarget, address: RedisAddress): Sentinels {
+  let known = sentinels.get(target.url)
+  if (known === undefined) {
+    known = new Sentinels({
+      hosts: address.hosts,
+      name: address.primary,
+      username: address.sentinelUsername,
+      password: address.sentinelPassword,
+      tls: address.tls ? tlsOptions(target) : undefined,
+      retryStrategy,
+    })
+    sentinels.set(target.url, known)
+  }
+  return known
 }
 
 /**
@@ -130,8 +141,8 @@ function openCluster(
     redisOptions,
     lazyConnect: true,
     scaleReads: 'master',
-    slotsRefreshTimeout: 2 * LOOK_MS,
-    clusterRetryStrategy: COMMON.retryStrategy!,
+    slotsRefreshTimeout: LOOK_MS,
+    clusterRetryStrategy: retryStrategy,
     retryDelayOnFailover: again ? RETRY_DELAY_MS : 0,
     retryDelayOnClusterDown: again ? RETRY_DELAY_MS : 0,
     retryDelayOnTryAgain: RETRY_DELAY_MS,
@@ -147,15 +158,23 @@ function openCluster(
 }
 
 /**
- * Has a cluster's client look regularly who is there, since a primary that is cut off says nothing.
- * The client's own `slotsRefreshInterval` goes on for ever when the client ends during a look, and
- * the process with it. Duplicates look too: BullMQ waits for jobs on one.
+ * Has a cluster's client look regularly who is there, since a primary that is cut off says nothing,
+ * and leave one that was replaced at once: what waits for its answer is sent to the new one, and
+ * what it may still answer is not true any more. The client's own `slotsRefreshInterval` goes on
+ * for ever when the client ends during a look, and the process with it. Duplicates look too: BullMQ
+ * waits for jobs on one.
  */
 function looking(cluster: Cluster): Cluster {
   let timer: NodeJS.Timeout | undefined
+  let before: readonly Redis[] = []
   cluster.on('ready', () => {
     timer ??= setInterval(() => cluster.status === 'ready' && cluster.refreshSlotsCache(), LOOK_MS)
     timer.unref()
+  })
+  cluster.on('refresh', () => {
+    const now = cluster.nodes('master')
+    for (const node of before) if (!now.includes(node)) node.stream?.destroy()
+    before = now
   })
   cluster.on('end', () => {
     clearInterval(timer)
@@ -241,6 +260,7 @@ export interface ServerState {
   readonly snapshots: boolean
   /** The last AOF or RDB write failed: Redis refuses writes, or will. */
   readonly persistenceFailing: boolean
+  /** Those in step; one that still loads does not count. */
   readonly replicas: number
   /** How far the server's clock is ahead of this process's, ms; to tell it a time of day. */
   readonly clockAheadMs: number
@@ -302,7 +322,7 @@ async function readNodeState(redis: Redis): Promise<ServerState> {
     snapshots: pairs.includes('save') && setting('save') !== '',
     persistenceFailing:
       field('aof_last_write_status') === 'err' || field('rdb_last_bgsave_status') === 'err',
-    replicas: Number(field('connected_slaves')),
+    replicas: info.match(/^slave\d+:.*state=online/gm)?.length ?? 0,
     clockAheadMs: Math.round(Number(field('server_time_usec')) / 1_000 - between),
   }
 }

@@ -20,12 +20,16 @@ export interface RedisGroup {
   readonly servers: readonly PrivateRedis[]
   /** Those that are primaries at the moment, as the sentinels or most nodes see it. */
   primaries(): Promise<PrivateRedis[]>
+  /** The fewest replicas in step that one of them has. */
+  replicas(): Promise<number>
   /** Resolves once every primary has its replicas in step, and everybody knows it. */
   whole(): Promise<void>
 }
 
 /** How soon a silent server counts as gone, ms. */
 const DOWN_MS = 1_000
+/** The same for sentinels: they ping once a second, and in less a ping is missed now and then. */
+const SENTINEL_DOWN_MS = 2_000
 const WHOLE_MS_MAX = 60_000
 /** A server that is asked answers at once, or is not there. */
 const ANSWER_MS_MAX = 500
@@ -37,20 +41,20 @@ const QUICK = ['--repl-diskless-sync-delay', '0', '--repl-timeout', '5']
 /** A primary with replicas, and three sentinels. */
 export async function privateSentinel(
   t: Scope,
-  { replicas = 2, ...options }: PrivateRedisOptions & { readonly replicas?: number } = {},
+  { replicas: count = 2, ...options }: PrivateRedisOptions & { readonly replicas?: number } = {},
 ): Promise<RedisGroup> {
   const args = [...QUICK, ...(options.args ?? [])]
   const primary = await privateRedis(t, { ...options, args })
   const servers = [primary]
   const follow = ['--replicaof', `127.0.0.1 ${primary.port}`]
-  for (let left = replicas; left > 0; left--) {
+  for (let left = count; left > 0; left--) {
     servers.push(await privateRedis(t, { ...options, args: [...args, ...follow] }))
   }
   const config = [
     `sentinel monitor ${MASTER} 127.0.0.1 ${primary.port} 2`,
-    `sentinel down-after-milliseconds ${MASTER} ${DOWN_MS}`,
+    `sentinel down-after-milliseconds ${MASTER} ${SENTINEL_DOWN_MS}`,
     `sentinel failover-timeout ${MASTER} 3000`,
-    `sentinel parallel-syncs ${MASTER} ${replicas}`,
+    `sentinel parallel-syncs ${MASTER} ${count}`,
   ]
   const sentinels: PrivateRedis[] = []
   for (let left = SENTINELS; left > 0; left--) {
@@ -65,16 +69,16 @@ export async function privateSentinel(
     if (new Set(ports).size > 1) return []
     return servers.filter(({ port }) => port === ports[0])
   }
+  const replicas = () => fewestReplicas(primaries)
   const isWhole = async () => {
-    const [current] = await primaries()
     const known = [...(await ask('sentinels')).map((list) => list.length === SENTINELS - 1)]
-    known.push(...(await ask('replicas')).map((list) => list.length === replicas))
-    return current !== undefined && !known.includes(false) && (await inStep(current)) === replicas
+    known.push(...(await ask('replicas')).map((list) => list.length === count))
+    return !known.includes(false) && (await replicas()) === count
   }
   const whole = () => until(isWhole)
   await whole()
   const hosts = sentinels.map(({ port }) => `127.0.0.1:${port}`).join(',')
-  return { url: `redis+sentinel://${hosts}/${MASTER}`, servers, primaries, whole }
+  return { url: `redis+sentinel://${hosts}/${MASTER}`, servers, primaries, replicas, whole }
 }
 
 /** Primaries with a replica each, the slots spread evenly. */
@@ -116,19 +120,18 @@ export async function privateCluster(
     const lines = await Promise.all(servers.map(own))
     return servers.filter((_, at) => / myself,master .* \d+(-\d+)?$/.test(` ${lines[at]}`))
   }
+  const replicas = () => fewestReplicas(primaries)
   const isWhole = async () => {
     for (const server of servers) {
       const info = String(await server.redis.cluster('INFO'))
       if (!info.includes('cluster_state:ok') || /fail/.test(await nodesOf(server))) return false
     }
-    const current = await primaries()
-    const replicas = await Promise.all(current.map(inStep))
-    return current.length === count && replicas.reduce((sum, one) => sum + one, 0) === count
+    return (await primaries()).length === count && (await replicas()) === 1
   }
   const whole = () => until(isWhole)
   await whole()
   const hosts = servers.map(({ port }) => `127.0.0.1:${port}`).join(',')
-  return { url: `redis+cluster://${hosts}`, servers, primaries, whole }
+  return { url: `redis+cluster://${hosts}`, servers, primaries, replicas, whole }
 }
 
 /**
@@ -172,7 +175,15 @@ async function until(condition: () => Promise<boolean>): Promise<void> {
   await waitFor(condition, { what: 'replicas in step', timeoutMs: WHOLE_MS_MAX })
 }
 
+async function fewestReplicas(primaries: RedisGroup['primaries']): Promise<number> {
+  const current = await primaries()
+  if (current.length === 0) return 0
+  return Math.min(...(await Promise.all(current.map(inStep))))
+}
+
 /** Replicas of a primary that have all it has. */
 async function inStep({ redis }: PrivateRedis): Promise<number> {
-  return ((await redis.info('replication')).match(/state=online/g) ?? []).length
+  const late = sleep(ANSWER_MS_MAX, '', { ref: false }) // it went meanwhile
+  const info = await Promise.race([redis.info('replication'), late])
+  return (info.match(/state=online/g) ?? []).length
 }
