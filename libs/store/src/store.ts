@@ -4,6 +4,7 @@
  * Holds the connections, this process's slot, and the queues it works with; knows what the server
  * can promise at the moment and refuses what it cannot (`refusal`), so that no promise is faked.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { type Appended, BrokerError, type Durability, limits, type Report } from '@sluice/core'
 import type { Redis } from 'ioredis'
 import { Budget } from './budget.ts'
@@ -58,6 +59,8 @@ const STATE_EVERY_MS = 1_000
 const UNANSWERED_MAX = 3
 /** A look comes early once this much of the room for messages was used. */
 const EARLY_LOOK_SHARE = 0.25
+/** Between looks while replicas are missing that a publish must have, ms. */
+const REPLICAS_LOOK_MS = 100
 /** How long a closing store waits for Redis to answer what was sent. */
 const CLOSE_MS_MAX = 5_000
 
@@ -402,12 +405,18 @@ export class Store {
     const { maxMemory, usedMemory } = this.#state
     this.#storedBytes += bytes
     const room = maxMemory * this.#memoryMark - usedMemory
-    if (maxMemory === 0 || this.#lookingEarly || room < 0) return
-    if (this.#storedBytes < room * EARLY_LOOK_SHARE) return
+    if (maxMemory === 0 || room < 0 || this.#storedBytes < room * EARLY_LOOK_SHARE) return
+    this.#lookEarly(0)
+  }
+
+  #lookEarly(delayMs: number): void {
+    if (this.#lookingEarly) return
     this.#lookingEarly = true
-    const looked = this.#look().finally(() => {
-      this.#lookingEarly = false
-    })
+    const looked = sleep(delayMs, undefined, { ref: false })
+      .then(() => this.#look())
+      .finally(() => {
+        this.#lookingEarly = false
+      })
     looked.catch(this.#options.report)
   }
 
@@ -442,7 +451,9 @@ export class Store {
       if (persistenceFailing) return 'disk-low'
     }
     const needed = replicasOf(safety)
-    return needed > 0 && !(this.#stateFresh && replicas >= needed) ? 'not-durable' : undefined
+    if (needed === 0 || (this.#stateFresh && replicas >= needed)) return undefined
+    this.#lookEarly(REPLICAS_LOOK_MS) // after a failover they are soon there
+    return 'not-durable'
   }
 
   #openReplicated(): Redis {
