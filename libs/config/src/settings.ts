@@ -35,7 +35,7 @@ export const SETTINGS = {
           context.addIssue({ code: 'custom', message: (error as Error).message })
         }
       }),
-    doc: 'The Redis (7.0 or newer, or Valkey) that keeps messages and topology. `npm start` finds or starts one when this is not set. `redis+sentinel://host:26379,host:26379/mymaster` goes through sentinels, `redis+cluster://host:6379,host:6379` to a cluster; `rediss` instead of `redis` speaks TLS.',
+    doc: 'The Redis (7.0 or newer, or Valkey) that keeps messages and topology. `npm start` finds or starts one when this is not set. `redis+sentinel://host:26379,host:26379/mymaster` goes through sentinels (name all of them), `redis+cluster://host:6379,host:6379` to a cluster; `rediss` instead of `redis` speaks TLS.',
     secret: true,
   },
   redisCa: {
