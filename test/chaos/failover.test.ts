@@ -89,6 +89,10 @@ for (const { name, kinds, start } of SETUPS) {
     })
     const vhost = await deployment.vhost()
     const load = await startLoad(t, deployment, vhost)
+    t.after(() => {
+      load.stop.abort()
+      load.stopConsumers.abort()
+    })
     const faults = await failPrimaries(group, random, kinds, vhost, load.lines)
     load.stop.abort()
     await load.published

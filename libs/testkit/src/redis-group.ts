@@ -112,8 +112,7 @@ export async function privateCluster(
     await redis.cluster('REPLICATE', String(id))
   }
   const own = async (server: PrivateRedis) => {
-    const late = sleep(ANSWER_MS_MAX, '', { ref: false }) // a dead one
-    const nodes = await Promise.race([nodesOf(server), late])
+    const nodes = await answerOf(nodesOf(server))
     return nodes.split('\n').find((line) => line.includes('myself')) ?? ''
   }
   const primaries = async () => {
@@ -123,8 +122,9 @@ export async function privateCluster(
   const replicas = () => fewestReplicas(primaries)
   const isWhole = async () => {
     for (const server of servers) {
-      const info = String(await server.redis.cluster('INFO'))
-      if (!info.includes('cluster_state:ok') || /fail/.test(await nodesOf(server))) return false
+      const info = await answerOf(server.redis.cluster('INFO') as Promise<string>)
+      const nodes = await answerOf(nodesOf(server))
+      if (!info.includes('cluster_state:ok') || /^$|fail/.test(nodes)) return false
     }
     return (await primaries()).length === count && (await replicas()) === 1
   }
@@ -171,6 +171,12 @@ async function nodesOf({ redis }: PrivateRedis): Promise<string> {
   return String(await redis.cluster('NODES'))
 }
 
+/** '' from a server that is dead, or still starts. */
+function answerOf(reply: Promise<string>): Promise<string> {
+  const late = sleep(ANSWER_MS_MAX, '', { ref: false })
+  return Promise.race([reply.catch(() => ''), late])
+}
+
 async function until(condition: () => Promise<boolean>): Promise<void> {
   await waitFor(condition, { what: 'replicas in step', timeoutMs: WHOLE_MS_MAX })
 }
@@ -183,7 +189,6 @@ async function fewestReplicas(primaries: RedisGroup['primaries']): Promise<numbe
 
 /** Replicas of a primary that have all it has. */
 async function inStep({ redis }: PrivateRedis): Promise<number> {
-  const late = sleep(ANSWER_MS_MAX, '', { ref: false }) // it went meanwhile
-  const info = await Promise.race([redis.info('replication'), late])
+  const info = await answerOf(redis.info('replication'))
   return (info.match(/state=online/g) ?? []).length
 }
