@@ -81,3 +81,29 @@ test('a slot moves key by key under load: nothing is lost, split, or out of orde
   const said = await Promise.all(group.servers.map(({ redis }) => redis.info('errorstats')))
   assert.match(said.join(), /errorstat_TRYAGAIN/)
 })
+
+test('definitions that are read while their slot moves are all there', async (t) => {
+  const { group, store } = await start(t)
+  const { definitions } = store
+  const fields = 4_000 // several steps of a read
+  for (let from = 0; from < fields; from += 500) {
+    const { mark } = await definitions.load()
+    const changes = Array.from({ length: 500 }, (_, at) => [`q:${from + at}`, '{}'] as const)
+    assert.equal((await definitions.commit(mark, changes)).kind, 'committed')
+  }
+  let moving = true
+  const moved = (async () => {
+    for (let moves = 6; moves > 0; moves--) await moveSlot(group, '{topology}')
+  })().finally(() => {
+    moving = false
+  })
+  const sizes = new Set<number>()
+  while (moving) {
+    const loaded = await definitions.load().catch((error) => {
+      assert(isAway(error), String(error))
+    })
+    if (loaded) sizes.add(loaded.definitions.size)
+  }
+  await moved
+  assert.deepEqual([...sizes], [fields])
+})

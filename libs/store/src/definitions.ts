@@ -45,7 +45,7 @@ export const COMMIT_CHANGES_MAX = 500
 const FEED_COMMITS_MAX = 1_000
 /** Commits read at a time. */
 const FEED_PAGE = 100
-/** How often a load starts again when the feed overtakes it, before it gives up. */
+/** How often a load starts again when it is overtaken, before it gives up. */
 const LOAD_ATTEMPTS_MAX = 5
 
 export const NO_DEFINITIONS: Mark = { version: 0, stamp: '' }
@@ -87,12 +87,17 @@ export class Definitions {
       const definitions = await this.#scan()
       // The scan is no snapshot. What it may have missed or read too early was changed since
       // `from`, and is set right by the changes since then.
-      const since = await this.changesSince(from)
+      const [since, size] = await Promise.all([
+        this.changesSince(from),
+        this.#ask(this.#redis.hlen(`${TOPOLOGY_BASE}definitions`)),
+      ])
       if (since.kind === 'behind') continue
       for (const [field, value] of since.changes) {
         if (value === null) definitions.delete(field)
         else definitions.set(field, value)
       }
+      // A cursor means nothing to another server: after a failover, or once the slot has moved.
+      if (definitions.size !== size) continue
       return { mark: since.mark, definitions }
     }
     throw new BrokerError('store_unavailable', 'Definitions change faster than they are read.')
