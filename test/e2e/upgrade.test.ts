@@ -6,7 +6,7 @@ import { startProcess } from '../support/processes.ts'
 import { roll } from '../upgrade/roll.ts'
 import { EARLIER, hasRevision, PRESENT, type Version, versionOf } from '../upgrade/version.ts'
 
-const LOAD = { loadMs: 300, roundMs: 40 }
+const LOAD = { loadMs: 300, roundMs: 80 }
 
 function earlierVersion(t: TestContext): Version | undefined {
   if (hasRevision(EARLIER)) return versionOf(t, EARLIER)

@@ -12,7 +12,8 @@ import { fileURLToPath } from 'node:url'
 import { PASSWORD } from './http.ts'
 
 const MAIN = fileURLToPath(new URL('../../services/all-in-one/src/main.ts', import.meta.url))
-const START_MS_MAX = 30_000
+/** A second on a machine at ease. */
+const START_MS_MAX = 60_000
 const LOG_BYTES_MAX = 64 * 1024
 
 export interface ProcessOptions {

@@ -16,6 +16,7 @@ interface Session {
   readonly channel: ConfirmChannel
   /** False, once it is. */
   readonly closed: Promise<false>
+  isClosed(): boolean
 }
 
 /** A connection with one channel; another one when it was closed. */
@@ -23,7 +24,7 @@ class Connection {
   readonly #port: number
   readonly #vhost: string
   readonly #ledger: Ledger
-  #session: Promise<Session> | undefined
+  #session: Promise<Session | undefined> | undefined
   #ended = false
 
   constructor(port: number, vhost: string, ledger: Ledger) {
@@ -32,47 +33,47 @@ class Connection {
     this.#ledger = ledger
   }
 
-  get ended(): boolean {
-    return this.#ended
-  }
-
   /** Does not connect again, nor complain. */
   abandon(): void {
     this.#ended = true
   }
 
-  session(): Promise<Session> {
+  /** Undefined once it has ended. */
+  session(): Promise<Session | undefined> {
     this.#session ??= this.#connect()
     return this.#session
   }
 
   async close(): Promise<void> {
     this.#ended = true
-    const { connection } = await this.session()
-    await connection.close().catch(() => {}) // it was closed meanwhile
+    const session = await this.#session
+    await session?.connection.close().catch(() => {}) // it was closed meanwhile
   }
 
-  async #connect(): Promise<Session> {
+  async #connect(): Promise<Session | undefined> {
     const place = { hostname: '127.0.0.1', port: this.#port, vhost: this.#vhost }
     while (!this.#ended) {
+      const closing = Promise.withResolvers<false>()
+      let isClosed = false
       try {
         const connection = await connect({ ...place, username: 'admin', password: PASSWORD })
-        const closed = new Promise<false>((resolve) => {
-          connection.once('close', () => {
-            this.#session = undefined
-            resolve(false)
-          })
-        })
         connection.on('error', (error) => this.#failed(error))
+        connection.once('close', () => {
+          isClosed = true
+          closing.resolve(false)
+        })
         const channel = await connection.createConfirmChannel()
         channel.on('error', (error) => this.#failed(error))
-        return { connection, channel, closed }
+        connection.once('close', () => {
+          this.#session = undefined
+        })
+        return { connection, channel, closed: closing.promise, isClosed: () => isClosed }
       } catch (error) {
-        this.#failed(error)
-        await sleep(AGAIN_MS)
+        await sleep(AGAIN_MS) // the reason may come behind its effect
+        if (!isClosed) this.#failed(error)
       }
     }
-    throw new Error('The connection was abandoned.')
+    return undefined
   }
 
   #failed(error: unknown): void {
@@ -97,7 +98,9 @@ export class AmqpPublisher {
     body: string,
     { orderingKey, delayMs }: PublishOptions,
   ): Promise<boolean> {
-    const { channel, closed } = await this.#connection.session()
+    const session = await this.#connection.session()
+    if (!session) return false
+    const { channel, closed } = session
     const headers = {
       ...(orderingKey !== undefined && { 'x-ordering-key': orderingKey }),
       ...(delayMs !== undefined && { 'x-delay': delayMs }),
@@ -143,24 +146,26 @@ export class AmqpConsumer {
   }
 
   async close(): Promise<void> {
-    const { channel } = await this.#connection.session()
-    await Promise.all(this.#tags.map((tag) => channel.cancel(tag))).catch(() => {}) // it closes
+    const session = await this.#connection.session()
+    const cancelled = this.#tags.map((tag) => session?.channel.cancel(tag))
+    await Promise.all(cancelled).catch(() => {}) // it was closed meanwhile
     await this.#connection.close()
     await this.#running
   }
 
   abandon(): void {
     this.#connection.abandon()
-    this.#running.catch(() => {})
   }
 
   async #run(): Promise<void> {
-    while (!this.#connection.ended) {
-      const { channel, closed } = await this.#connection.session()
-      await this.#consume(channel).catch((error) => {
-        this.#ledger.complain(`amqp consumers: ${error}`)
+    for (;;) {
+      const session = await this.#connection.session()
+      if (!session) return
+      await this.#consume(session.channel).catch(async (error) => {
+        await sleep(AGAIN_MS) // the reason may come behind its effect
+        if (!session.isClosed()) this.#ledger.complain(`amqp consumers: ${error}`)
       })
-      await closed
+      await session.closed
     }
   }
 

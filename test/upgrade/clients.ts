@@ -80,16 +80,12 @@ export async function startClients(options: ClientsOptions): Promise<Clients> {
   const consumers = queues.flatMap((queue) =>
     (['websocket', 'http'] as const).map((via) => consume(consumer, queue, via, ledger)),
   )
+  const looking = new AbortController()
+  const looked = lookOn(consumer, own, ledger, looking.signal)
   const amqpConsumer = new AmqpConsumer(wires.amqp.port, vhost, queues, ledger)
   const amqpPublisher = new AmqpPublisher(wires.amqp.port, vhost, ledger)
   const socket = consumer.socket()
-  const publishers: Readonly<Record<string, Publish>> = {
-    http: async (exchange, routingKey, body, options) =>
-      (await producer.publish({ exchange, routingKey }, body, options)).routed,
-    websocket: async (exchange, routingKey, body, options) =>
-      (await socket.publish({ exchange, routingKey }, body, options)).routed,
-    amqp: (...message) => amqpPublisher.publish(...message),
-  }
+  const publishers = publishersOf(producer, socket, amqpPublisher)
   const stop = new AbortController()
   const publishing = Object.entries(publishers).map(([door, send]) =>
     publish(`${name}-${door}`, queues, send, options, stop.signal),
@@ -113,6 +109,10 @@ export async function startClients(options: ClientsOptions): Promise<Clients> {
       await stopPublishing()
       const what = `${own} to be empty`
       await waitFor(() => isEmpty(producer, own), { what, timeoutMs: EMPTY_MS_MAX })
+      const allSeen = () => ledger.unseen(own).length === 0
+      await waitFor(allSeen, { what: `all of ${own} to be seen`, timeoutMs: EMPTY_MS_MAX })
+      looking.abort()
+      await looked
       await Promise.all([...consumers.map((one) => one.drain()), amqpConsumer.close()])
       await producer.topology.deleteQueue(own)
       await amqpPublisher.close()
@@ -121,11 +121,27 @@ export async function startClients(options: ClientsOptions): Promise<Clients> {
     },
     abandon: async () => {
       if (gone) return
+      looking.abort()
       amqpConsumer.abandon()
       amqpPublisher.abandon()
       for (const one of consumers) one.drain().catch(() => {}) // the test has failed
       await hangUp()
     },
+  }
+}
+
+/** By the name of the door. */
+function publishersOf(
+  producer: Sluice,
+  socket: ReturnType<Sluice['socket']>,
+  amqp: AmqpPublisher,
+): Readonly<Record<string, Publish>> {
+  return {
+    http: async (exchange, routingKey, body, options) =>
+      (await producer.publish({ exchange, routingKey }, body, options)).routed,
+    websocket: async (exchange, routingKey, body, options) =>
+      (await socket.publish({ exchange, routingKey }, body, options)).routed,
+    amqp: (...message) => amqp.publish(...message),
   }
 }
 
@@ -164,6 +180,17 @@ async function publish(
 
 /** What a process that stops tells a client, which then goes elsewhere by itself. */
 const MOVED: ReadonlySet<string> = new Set(['connection_failed', 'draining'])
+
+/** Server-Sent Events of what is published to the queue, from some moment on without a gap. */
+async function lookOn(client: Sluice, queue: string, ledger: Ledger, signal: AbortSignal) {
+  try {
+    for await (const { body } of client.watch(EXCHANGE, { bindingKey: queue, signal })) {
+      ledger.seen(String(body))
+    }
+  } catch (error) {
+    if (!signal.aborted) ledger.complain(`looking on at ${queue}: ${error}`)
+  }
+}
 
 class Poison extends Error {}
 

@@ -46,6 +46,8 @@ export class Ledger {
   readonly #missing = new Set<string>()
   /** Of each key the last that came. */
   readonly #last = new Map<string, number>()
+  /** What was seen of a publisher's messages to a queue, by 'queue publisher'. */
+  readonly #seen = new Map<string, Set<number>>()
 
   sent(body: string): void {
     this.#sentAt.set(body, performance.now())
@@ -73,6 +75,24 @@ export class Ledger {
     this.#last.set(keyOf(body), Number(number))
   }
 
+  /** By who looks on, and consumes nothing. */
+  seen(body: string): void {
+    const [queue, publisher, number] = body.split(' ')
+    const line = `${queue} ${publisher}`
+    const numbers = this.#seen.get(line) ?? new Set()
+    this.#seen.set(line, numbers.add(Number(number)))
+  }
+
+  /** Confirmed to the queue behind the first that was seen of its publisher, and not seen. */
+  unseen(queue: string): string[] {
+    return [...this.#confirmed].filter((body) => {
+      const [to, publisher, number] = body.split(' ')
+      const numbers = to === queue ? this.#seen.get(`${to} ${publisher}`) : undefined
+      if (!numbers || numbers.has(Number(number))) return false
+      return numbers.values().next().value! < Number(number)
+    })
+  }
+
   complain(what: string): void {
     if (this.wrong.length < WRONG_MAX) this.wrong.push(what)
   }
@@ -88,6 +108,11 @@ export class Ledger {
   /** Which poison was confirmed. */
   get poison(): readonly string[] {
     return [...this.#confirmed].filter(isPoison)
+  }
+
+  /** How many were seen by those who look on. */
+  get looked(): number {
+    return [...this.#seen.values()].reduce((sum, { size }) => sum + size, 0)
   }
 
   /** Each poison died once, and nothing else did. What was never confirmed may be there. */
@@ -106,6 +131,9 @@ export class Ledger {
     const again = healthy.reduce((sum, [, times]) => sum + times - 1, 0)
     const lost = this.#missing.size
     const dead = this.poison.length
-    return `${this.#confirmed.size} confirmed, ${lost} lost, ${again} came again, ${dead} dead letters`
+    return (
+      `${this.#confirmed.size} confirmed, ${lost} lost, ${again} came again, ` +
+      `${dead} dead letters, ${this.looked} looked at`
+    )
   }
 }

@@ -85,6 +85,7 @@ export async function roll(
     for (const clients of all) await clients.abandon()
   }
   assert.deepEqual([...ledger.wrong, ...broker.complaints(), ...(await auditAll(url, VHOST))], [])
+  assert(ledger.looked > 0, 'those who look on saw nothing')
   return ledger.summary()
 }
 
