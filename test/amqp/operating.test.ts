@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { privateRedis, waitFor } from '@sluice/testkit'
 import { type AmqpClient, declareExchange, declareQueue, withAmqp } from '../support/amqp-broker.ts'
+import { ENCRYPTED } from '../support/encrypted.ts'
 import { confirming, consume, consuming, deleteQueue, deliveries, get, store } from './methods.ts'
 
 test('no. 44: a vhost may tolerate declarations that differ, with a warning and a count', async (t) => {
@@ -23,7 +24,7 @@ test('no. 44: a vhost may tolerate declarations that differ, with a warning and 
     holdEta: false,
     maxConnections: -1,
     maxQueues: -1,
-    encryption: false,
+    encryption: ENCRYPTED,
   })
   await confirming(peer)
   await store(peer, 'q', ['1', '2'])

@@ -124,10 +124,9 @@ promise('what a process held that was killed comes back, flagged redelivered', a
   await door.declare('q')
   for (const body of ['1', '2', '3']) await door.publish('q', body)
   const { vhost, redisUrl, deps } = door.broker
-  const { epoch } = deps.topology.table.queue(vhost, 'q')!.definition
   const holder = spawn(
     process.execPath,
-    [new URL('../support/holder.ts', import.meta.url).pathname, redisUrl, vhost, 'q', `${epoch}`],
+    [new URL('../support/holder.ts', import.meta.url).pathname, redisUrl, vhost, 'q'],
     { stdio: ['ignore', 'pipe', 'inherit'] },
   )
   const [line] = (await once(holder.stdout, 'data')) as [Buffer]

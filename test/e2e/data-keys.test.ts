@@ -10,6 +10,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { json } from 'node:stream/consumers'
 import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { waitFor } from '@sluice/testkit'
 import { AmqpPeer } from '../support/amqp-peer.ts'
 import { encrypt, keptBy, keysOf, mark, newKey, open, readable } from '../support/encryption.ts'
@@ -242,4 +243,39 @@ test('a KMS that is away is waited for, and needed no more once a key is unwrapp
   assert.equal(await ready(), 503)
   well = true
   await waitFor(async () => (await ready()) === 200)
+})
+
+test('a first message to an encrypted queue is answered as any other while Redis cannot store', async (t) => {
+  const world = await open(t)
+  const { vhost, deployment, redis } = world
+  const queues = ['full', 'no-disk', 'away', 'away-by-amqp'] as const
+  for (const queue of queues) await vhost.queue(queue, { 'x-encryption': true })
+  const send = (queue: (typeof queues)[number]) => {
+    const headers = { 'Content-Type': 'text/plain', 'Sluice-Routing-Key': queue }
+    const path = '/exchanges/amq.default/messages'
+    return vhost.router('POST', path, { body: queue, headers })
+  }
+  await redis.redis.config('SET', 'maxmemory', '1mb')
+  assert.equal((await send('full')).json.title, 'memory_high')
+  await redis.redis.config('SET', 'maxmemory', '0')
+  await waitFor(async () => (await send('full')).status === 200)
+
+  await redis.redis.config('SET', 'min-replicas-to-write', '1')
+  const refused = (await send('no-disk')).json
+  await redis.redis.config('SET', 'min-replicas-to-write', '0')
+  assert.equal(refused.title, 'store_unavailable')
+
+  const peer = await AmqpPeer.connect(Number(new URL(deployment.processes[0]!.doors['amqp']!).port))
+  t.after(() => peer.close())
+  await peer.login({ user: 'admin', password: PASSWORD, vhost: vhost.name })
+  await peer.openChannel(1)
+  await peer.call(1, { name: 'confirm.select', noWait: false }, 'confirm.select-ok')
+  await redis.kill9()
+  const waiting = send('away')
+  peer.publish(1, '', 'away-by-amqp', 'away-by-amqp')
+  await sleep(1_000) // longer than a look at Redis takes
+  await redis.restart()
+  assert.equal((await waiting).status, 200)
+  await peer.expect('basic.ack')
+  for (const queue of ['away', 'away-by-amqp']) assert.deepEqual(await vhost.drain(queue), [queue])
 })

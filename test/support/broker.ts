@@ -10,16 +10,10 @@ import { SERVICES } from '@sluice/all-in-one'
 import { type Config, loadConfig } from '@sluice/config'
 import { type Deps, startBroker } from '@sluice/server'
 import { withRedis } from '@sluice/testkit'
+import { ENCRYPTED, ENCRYPTION_ENV } from './encrypted.ts'
 
 export const PASSWORD = 'correct horse'
 export const AUTHORIZATION = `Bearer ${PASSWORD}`
-
-/**
- * With BROKER_ENCRYPTED=1 all that these brokers store is sealed: whatever a test says of them must
- * be so all the same (test/e2e/encrypted-contract.test.ts).
- */
-const ENCRYPTED = process.env['BROKER_ENCRYPTED'] === '1'
-const ENCRYPTION_KEY = '5e'.repeat(32)
 
 export interface TestBroker {
   /** e.g. http://127.0.0.1:43210 */
@@ -111,7 +105,7 @@ export function configFor(redisUrl: string, env: Record<string, string> = {}): C
     SLUICE_ADMIN_PASSWORD: PASSWORD,
     SLUICE_LOG_LEVEL: 'silent',
     SLUICE_DRAIN_MS: '10000',
-    ...(ENCRYPTED && { SLUICE_ENCRYPTION_KEY: ENCRYPTION_KEY }),
+    ...ENCRYPTION_ENV,
     ...env,
   })
 }

@@ -1,12 +1,14 @@
 /**
  * A process that takes whatever a queue has under its own name and then does nothing, to be killed.
- * Arguments: Redis URL, vhost, queue, epoch. Prints its name and how many messages it holds.
+ * Arguments: Redis URL, vhost, queue. Prints its name and how many messages it holds.
  */
-import { openStore, QUEUE_SETTINGS_DEFAULT } from '@sluice/store'
+import { openDeps } from '@sluice/server'
+import { configFor } from './broker.ts'
 
-const [url, vhost, name, epoch] = process.argv.slice(2) as [string, string, string, string]
-const store = await openStore({ url, report: (error) => console.error(error) })
-const queue = store.queue(vhost, name, Number(epoch), QUEUE_SETTINGS_DEFAULT)
+const [url, vhost, name] = process.argv.slice(2) as [string, string, string]
+const stopping = new AbortController().signal
+const { store, topology } = await openDeps(configFor(url), { stopping })
+const queue = topology.table.queue(vhost, name)!.store
 let held = 0
 for (let found = true; found; ) {
   const { batches, messages } = await queue.take(100, 'never')

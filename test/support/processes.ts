@@ -9,6 +9,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import type { TestContext } from 'node:test'
 import { fileURLToPath } from 'node:url'
+import { ENCRYPTION_ENV } from './encrypted.ts'
 import { PASSWORD } from './http.ts'
 
 const MAIN = fileURLToPath(new URL('../../services/all-in-one/src/main.ts', import.meta.url))
@@ -110,6 +111,7 @@ class Spawned implements ServiceProcess {
         SLUICE_ADMIN_PASSWORD: PASSWORD,
         SLUICE_LOG_LEVEL: 'warn',
         NODE_NO_WARNINGS: '1',
+        ...ENCRYPTION_ENV,
         ...env,
       },
     })

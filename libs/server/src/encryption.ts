@@ -118,6 +118,7 @@ export class Encryption implements KeyKeeper {
   close(): void {
     clearInterval(this.#timer)
     this.#unwatch?.()
+    this.#store.keys.follow(undefined)
     for (const key of [...this.#store.keys.keys()]) this.#store.keys.remove(key)
   }
 

@@ -13,7 +13,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Appended, limits } from '@sluice/core'
 import type { Redis } from 'ioredis'
-import { isCluster, nodeOf, passes, RETRY_DELAY_MS } from './redis.ts'
+import { isCluster, nodeOf, outcomeOf, passes, RETRY_DELAY_MS } from './redis.ts'
 import type { ScriptValue } from './script.ts'
 import type { AppendOutcome } from './scripts.ts'
 import { append } from './scripts.ts'
@@ -322,13 +322,6 @@ export class Appender<Q> {
       reply.appended(tokens[index]!, 'unavailable', this.#options.queue)
     }
   }
-}
-
-/** What Redis refuses it has not stored; of anything else nobody knows. */
-function outcomeOf(error: unknown): 'memory-high' | 'disk-low' | 'unavailable' {
-  const { message } = error instanceof Error ? error : { message: '' }
-  if (message.startsWith('OOM')) return 'memory-high'
-  return message.startsWith('MISCONF') ? 'disk-low' : 'unavailable'
 }
 
 /** '>BI6Bc0' a message: level, delay, de-duplication id; and its client (append.lua). */

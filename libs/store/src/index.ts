@@ -75,6 +75,7 @@ export type {
   Tally,
 } from './scripts.ts'
 export { failureOf } from './scripts.ts'
+export type { SlotTaken } from './sealing.ts'
 export { QUEUE_SETTINGS_DEFAULT, type QueueSettings } from './settings.ts'
 export { openStore, type Store, type StoreOptions } from './store.ts'
 export { nextTick, TICK_SETTINGS, type TickTimes } from './tick-times.ts'

@@ -5,14 +5,25 @@
  * Where they come from is up to whoever calls `follow` (libs/server, encryption.ts). A ring that
  * nobody follows for has no keys: what is to be sealed is refused.
  */
-import { BrokerError } from '@sluice/core'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Appended, BrokerError } from '@sluice/core'
 import type { DataKey } from './data-key.ts'
+import { outcomeOf } from './redis.ts'
+
+/** Why nothing is sealed, as the publisher hears it. */
+export type Keyless = Exclude<Appended, 'stored' | 'duplicate' | 'full'>
+
+/** How often a first key is tried while Redis is away, ms. */
+const RETRY_MS = 200
 
 /** Makes keys, and knows which there are. */
 export interface KeyKeeper {
   /** Whether there is a key to wrap new ones with. */
   wraps(): boolean
-  /** Makes the first key of a scope, or finds it; it is in the ring then. undefined: not now. */
+  /**
+   * Makes the first key of a scope, or finds it; it is in the ring then. undefined: nothing wraps
+   * it at the moment. Rejects with memory_high, store_unavailable, vhost_ and queue_not_found.
+   */
   make(vhost: string, queue: string): Promise<DataKey | undefined>
   /** Looks for keys that others made. Rejects with store_unavailable. */
   look(): Promise<void>
@@ -29,10 +40,11 @@ export class KeyRing {
   readonly #byId = new Map<number, DataKey>()
   readonly #newest = new Map<string, DataKey>()
   /** By scope: whoever publishes meanwhile waits for the same key, and in order. */
-  readonly #making = new Map<string, Promise<DataKey | undefined>>()
+  readonly #making = new Map<string, Promise<DataKey | Keyless>>()
   #keeper: KeyKeeper | undefined
 
-  follow(keeper: KeyKeeper): void {
+  /** @param keeper undefined: no more keys are made. */
+  follow(keeper: KeyKeeper | undefined): void {
     this.#keeper = keeper
   }
 
@@ -69,19 +81,30 @@ export class KeyRing {
     return this.#newest.get(scopeOf(vhost, queue))
   }
 
-  /** The same, or a promise while the first key is being made: of undefined when it cannot be. */
-  sealing(vhost: string, queue: string): DataKey | Promise<DataKey | undefined> | undefined {
+  /** The same, or a promise while the first key is being made. */
+  sealing(vhost: string, queue: string): DataKey | Promise<DataKey | Keyless> | undefined {
     const scope = scopeOf(vhost, queue)
     const making = this.#making.get(scope)
     if (making !== undefined) return making
     const newest = this.#newest.get(scope)
     if (newest !== undefined || this.#keeper === undefined) return newest
-    const made = this.#keeper
-      .make(vhost, queue)
-      .catch(() => undefined) // told by `broken`
-      .finally(() => this.#making.delete(scope))
+    const made = this.#make(this.#keeper, vhost, queue).finally(() => this.#making.delete(scope))
     this.#making.set(scope, made)
     return made
+  }
+
+  /** Tries while Redis is away, as an append does; a publisher without patience leaves before. */
+  async #make(keeper: KeyKeeper, vhost: string, queue: string): Promise<DataKey | Keyless> {
+    while (this.#keeper === keeper) {
+      try {
+        return (await keeper.make(vhost, queue)) ?? 'no-key'
+      } catch (error) {
+        const why = keyless(error)
+        if (why !== undefined) return why
+      }
+      await sleep(RETRY_MS, undefined, { ref: false })
+    }
+    return 'unavailable'
   }
 
   /** Looks for keys that are not here: answers those that exist and cannot be had at the moment. */
@@ -100,6 +123,15 @@ export class KeyRing {
   broken(): string[] {
     return this.#keeper?.broken() ?? []
   }
+}
+
+/** undefined: Redis did not answer. */
+function keyless(error: unknown): Keyless | undefined {
+  if (!(error instanceof BrokerError)) throw error
+  const { code, cause } = error
+  if (code === 'queue_not_found' || code === 'vhost_not_found') return 'gone'
+  const answered = cause instanceof Error && cause.name === 'ReplyError'
+  return code !== 'store_unavailable' || answered ? outcomeOf(error) : undefined
 }
 
 export function noKey(): BrokerError {

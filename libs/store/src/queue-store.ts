@@ -22,7 +22,7 @@ import { type Encodings, encodeRecord } from './record.ts'
 import { unavailable } from './redis.ts'
 import { both, replicasOf, type Safety, safetyOf } from './safety.ts'
 import * as scripts from './scripts.ts'
-import { holdsSealed, isUnreadable, Sealing } from './sealing.ts'
+import { holdsSealed, isUnreadable, Sealing, type SlotTaken } from './sealing.ts'
 import type { QueueSettings } from './settings.ts'
 import { Waiters } from './waiters.ts'
 
@@ -123,8 +123,8 @@ export class QueueStore implements AppendTarget {
       this.append(bytes.record, priority, ttlMs, delayMs, id, durability, reply, token)
       return
     }
-    this.sealing.withKey(message.sealedBy, (key) => {
-      if (key === undefined) return process.nextTick(() => reply.appended(token, 'no-key', this))
+    this.sealing.withKey(message, reply, (key) => {
+      if (typeof key === 'string') return process.nextTick(() => reply.appended(token, key, this))
       const record = this.sealing.encode(message, key, bytes)
       const pseudonym = id && key.pseudonym('message id', id)
       this.append(record, priority, ttlMs, delayMs, pseudonym, durability, reply, token)
@@ -231,12 +231,13 @@ export class QueueStore implements AppendTarget {
    * @param hint when to hear of what arrives next (`watch`): never, when nothing was there, or
    * whenever the credit was more than was there.
    */
-  async take(credit: number, hint: scripts.Hint): Promise<scripts.Taken & { slot: string }> {
+  async take(credit: number, hint: scripts.Hint): Promise<SlotTaken> {
     this.sealing.requireKey()
     await this.#register()
     const slot = this.slot
     const taken = await this.#take(credit, 0, '', scripts.HINTS[hint])
-    return { ...(holdsSealed(taken) ? await this.sealing.openTaken(taken) : taken), slot }
+    if (!holdsSealed(taken)) return { ...taken, slot, unreadable: false }
+    return { ...(await this.sealing.openTaken(taken)), slot }
   }
 
   /** The name in which this process holds what it takes; another one once it was taken for dead. */

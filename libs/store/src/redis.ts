@@ -245,6 +245,17 @@ export function unavailable(cause: unknown): unknown {
   return new BrokerError('store_unavailable', 'Redis does not answer; try again.', { cause })
 }
 
+/**
+ * The same as an outcome of what was to be stored: what Redis refuses it has not stored, of anything
+ * else nobody knows.
+ */
+export function outcomeOf(error: unknown): 'memory-high' | 'disk-low' | 'unavailable' {
+  const cause = error instanceof BrokerError ? error.cause : error
+  const { message } = cause instanceof Error ? cause : { message: '' }
+  if (message.startsWith('OOM')) return 'memory-high'
+  return message.startsWith('MISCONF') ? 'disk-low' : 'unavailable'
+}
+
 /** What the server can promise at the moment. */
 export interface ServerState {
   readonly version: string

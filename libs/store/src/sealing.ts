@@ -7,7 +7,7 @@
  */
 import type { Message } from '@sluice/core'
 import { type DataKey, type Pseudonym, sealedBy } from './data-key.ts'
-import { noKey } from './key-ring.ts'
+import { type Keyless, noKey } from './key-ring.ts'
 import type { QueueContext } from './queue-context.ts'
 import { type Encodings, encodeSealed, type MessageRecord, openRecord, placeOf } from './record.ts'
 import { renamedClient } from './room-client.ts'
@@ -20,11 +20,27 @@ interface Queue {
   readonly settings: QueueSettings
 }
 
-type Context = Pick<QueueContext, 'keys' | 'report' | 'unreadable'>
+type Context = Pick<
+  QueueContext,
+  'backlog' | 'keys' | 'refusal' | 'report' | 'timeouts' | 'unreadable'
+>
+
+/** Who published: whether it waits for as long as Redis is away. */
+interface Waits {
+  readonly patient?: boolean
+}
 
 /** In front of an error or an attempt that is sealed (scripts.ts, failureOf); in base64. */
 const SEALED_TEXT = '\x1f'
 const ATTEMPT = '\x1e'
+
+/** What a slot took. */
+export interface SlotTaken extends Taken {
+  /** In whose name it is held. */
+  readonly slot: string
+  /** Whether some of it never will be read. */
+  readonly unreadable: boolean
+}
 
 export class Sealing {
   readonly #context: Context
@@ -40,16 +56,47 @@ export class Sealing {
   }
 
   /**
-   * Hands over the key that seals here, at once unless it is being made; undefined: it cannot be
-   * had. What another queue's key sealed stays with the keys of that queue, if this one has none.
+   * Hands over the key that seals a message here, or why there is none: at once, unless the first
+   * one is being made. What another queue's key sealed stays with the keys of that queue, if this
+   * one has none.
    */
-  withKey(by: number | undefined, use: (key: DataKey | undefined) => void): void {
-    const key = this.#keyFor(by)
-    if (key instanceof Promise) key.then(use).catch(this.#context.report)
-    else use(key)
+  withKey(message: Message, reply: Waits, use: (key: DataKey | Keyless) => void): void {
+    const key = this.#keyFor(message.sealedBy)
+    const refused = key instanceof Promise ? this.#context.refusal(0) : undefined
+    if (refused !== undefined) use(refused)
+    else if (key instanceof Promise) this.#whenMade(key, message, reply, use)
+    else use(key ?? 'no-key')
   }
 
-  #keyFor(by: number | undefined): DataKey | Promise<DataKey | undefined> | undefined {
+  /** The message waits as one does that Redis has not answered for: counted, and not for ever. */
+  #whenMade(
+    key: Promise<DataKey | Keyless>,
+    { body, properties }: Message,
+    reply: Waits,
+    use: (key: DataKey | Keyless) => void,
+  ): void {
+    const { backlog, timeouts, report } = this.#context
+    const bytes = body.length + properties.length
+    let told = false
+    const tell = (key: DataKey | Keyless) => {
+      if (told) return
+      told = true
+      clearInterval(late)
+      backlog(-bytes)
+      use(key)
+    }
+    const late = setInterval(() => reply.patient || tell('unavailable'), timeouts.appendMs)
+    backlog(bytes)
+    key
+      .catch((error): Keyless => {
+        report(error)
+        return 'no-key'
+      })
+      .then(tell)
+      .catch(report)
+  }
+
+  #keyFor(by: number | undefined): DataKey | Promise<DataKey | Keyless> | undefined {
     const { vhost, name, settings } = this.#queue
     if (settings.encryption === 'vhost') return this.#context.keys.sealing(vhost, '')
     if (settings.encryption === 'queue') return this.#context.keys.sealing(vhost, name)
@@ -90,16 +137,18 @@ export class Sealing {
       throw noKey()
   }
 
-  async openTaken<T extends Taken>(taken: T): Promise<T> {
-    const { batches, messages } = taken
-    const records = await this.#openAll(batches.flatMap((batch) => batch.records))
+  async openTaken(taken: Taken): Promise<Omit<SlotTaken, 'slot'>> {
+    const records = await this.#openAll(taken.batches.flatMap((batch) => batch.records))
     let at = 0
-    const opened = batches.map((batch) => {
+    const batches = taken.batches.map((batch) => {
       const from = at
       at += batch.records.length
       return { ...batch, records: records.slice(from, at) }
     })
-    return { ...taken, batches: opened, messages: await this.openMessages(messages) }
+    const messages = await this.openMessages(taken.messages)
+    const unreadable =
+      messages.some(isUnreadable) || records.some(({ unreadable }) => unreadable !== undefined)
+    return { ...taken, batches, messages, unreadable }
   }
 
   async openMessages(messages: readonly TakenMessage[]): Promise<TakenMessage[]> {
@@ -200,9 +249,12 @@ interface Recorded {
 }
 const recordOf = ({ record }: Recorded) => record
 export const isSealed = ({ record }: Recorded): boolean => record.sealed !== undefined
+/** Hot path: asked of every take, whatever it brings. */
 export function holdsSealed({ messages, batches }: Taken): boolean {
-  const sealed = (record: MessageRecord) => record.sealed !== undefined
-  return messages.some(isSealed) || batches.some(({ records }) => records.some(sealed))
+  for (const { records } of batches) {
+    for (const { sealed } of records) if (sealed !== undefined) return true
+  }
+  return messages.some(isSealed)
 }
 /** Shredded or forged: nobody will read it. */
 export const isUnreadable = ({ record }: Recorded): boolean => record.unreadable !== undefined

@@ -82,8 +82,8 @@ export class WaitingRoom implements AppendTarget {
       this.#append(encodeRecord(message), message.dedupId, client, reply, token)
       return
     }
-    sealing.withKey(undefined, (key) => {
-      if (key === undefined) return process.nextTick(() => reply.appended(token, 'no-key', this))
+    sealing.withKey(message, reply, (key) => {
+      if (typeof key === 'string') return process.nextTick(() => reply.appended(token, key, this))
       const record = sealing.encode(message, key, { record: undefined, sealed: undefined })
       const id = message.dedupId && key.pseudonym('message id', message.dedupId)
       this.#append(record, id, sealing.client(key, client), reply, token)

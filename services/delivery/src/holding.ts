@@ -12,7 +12,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { BrokerError, type Report } from '@sluice/core'
-import type { HeldReturn, Hint, QueueStore, Taken, TakenMessage } from '@sluice/store'
+import type { HeldReturn, Hint, QueueStore, SlotTaken, TakenMessage } from '@sluice/store'
 import type { Feed } from './feed.ts'
 import { Delivery, type GiveBack, type HeldBatch, heldBatch } from './handing.ts'
 
@@ -89,16 +89,16 @@ export class Holding {
   async take(
     credit: number,
     hint: Hint,
-  ): Promise<Pick<Taken, 'wakeMs' | 'joined'> & { deliveries: Delivery[]; whole: boolean }> {
+  ): Promise<Pick<SlotTaken, 'wakeMs' | 'joined'> & { deliveries: Delivery[]; whole: boolean }> {
     while (this.#lost) await this.#recover()
     this.#taking++
     try {
       for (;;) {
         const taken = await this.#store.take(credit, hint)
-        const { wakeMs, joined, batches } = taken
+        const { wakeMs, joined, batches, unreadable } = taken
         const held = this.#hold(taken)
-        const deliveries = held.filter((delivery) => !this.#endUnreadable(delivery))
-        if (deliveries.length === 0 && held.length > 0) continue
+        const deliveries = unreadable ? this.#readable(held) : held
+        if (deliveries.length === 0 && unreadable) continue
         return { wakeMs, joined, deliveries, whole: batches.length > 0 }
       }
     } catch (error) {
@@ -156,7 +156,7 @@ export class Holding {
     clearTimeout(this.#retryTimer)
   }
 
-  #hold({ batches, messages, handed, slot }: Taken & { slot: string }): Delivery[] {
+  #hold({ batches, messages, handed, slot }: SlotTaken): Delivery[] {
     const deliveries: Delivery[] = []
     let single = 0
     const count = messages.length + batches.reduce((sum, { records }) => sum + records.length, 0)
@@ -179,11 +179,13 @@ export class Holding {
     return deliveries
   }
 
-  /** What never will be read is handed to nobody. */
-  #endUnreadable(delivery: Delivery): boolean {
-    if (delivery.record.unreadable === undefined) return false
-    this.ack(delivery)
-    return true
+  /** What never will be read ends here, and is handed to nobody. */
+  #readable(held: readonly Delivery[]): Delivery[] {
+    return held.filter((delivery) => {
+      if (delivery.record.unreadable === undefined) return true
+      this.ack(delivery)
+      return false
+    })
   }
 
   #single({ ref, acquired, failed, record }: TakenMessage, ordinal: number): Delivery {
