@@ -93,10 +93,10 @@ test('without its key nothing is stored in the clear, nothing is lost, and it co
   await vhost.queue('q')
   await vhost.send('q', 'kept')
   const client = deployment.routers[0]!
-  const ready = async () => (await client.request('GET', '/readyz')).status
+  const impaired = async () => 'impaired' in (await client.request('GET', '/readyz')).json
   for (const wrong of [newKey(), '', 'no key']) {
     writeFileSync(file, wrong)
-    await waitFor(async () => (await ready()) === 503)
+    await waitFor(impaired)
     const headers = { 'Content-Type': 'text/plain', 'Sluice-Routing-Key': 'q' }
     const path = '/exchanges/amq.default/messages'
     const refused = await vhost.router('POST', path, { body: mark('body'), headers })
@@ -106,7 +106,7 @@ test('without its key nothing is stored in the clear, nothing is lost, and it co
     const [shown] = (await vhost.delivery('GET', '/queues/q/messages')).json.messages
     assert.equal(shown.body, '')
     writeFileSync(file, key)
-    await waitFor(async () => (await ready()) === 200)
+    await waitFor(async () => !(await impaired()))
     await vhost.send('q', 'more')
   }
   assert.deepEqual(await readable(world), [])
@@ -229,20 +229,20 @@ test('a KMS that is away is waited for, and needed no more once a key is unwrapp
   await process!.kill9()
   await process!.restart()
   const client = deployment.routers[0]!
-  const ready = async () => (await client.request('GET', '/readyz')).status
-  assert.equal(await ready(), 503)
+  const impaired = async () => 'impaired' in (await client.request('GET', '/readyz')).json
+  assert.equal(await impaired(), true)
   const lease = await vhost.delivery('POST', '/queues/q/leases', { body: { max: 1 } })
   assert.equal(lease.json.title, 'encryption_unavailable')
   well = true
-  await waitFor(async () => (await ready()) === 200)
+  await waitFor(async () => !(await impaired()))
   assert.deepEqual(await vhost.drain('q'), ['one', 'two'])
 
   well = false
   const refused = await vhost.router('POST', '/data-keys', { body: {} })
   assert.equal(refused.json.title, 'encryption_unavailable')
-  assert.equal(await ready(), 503)
+  assert.equal(await impaired(), true)
   well = true
-  await waitFor(async () => (await ready()) === 200)
+  await waitFor(async () => !(await impaired()))
 })
 
 test('a first message to an encrypted queue is answered as any other while Redis cannot store', async (t) => {

@@ -1,5 +1,8 @@
 /** /readyz means it: each thing that keeps a process from serving, and its end. */
 import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { privateRedis, waitFor } from '@sluice/testkit'
 import { type BrokerOptions, type TestBroker, withBroker } from '../support/broker.ts'
@@ -72,6 +75,45 @@ test('ready while memory is short: consumers must be let in', async (t) => {
   assert.equal((await ready(broker)).status, 200)
   await redis.redis.config('SET', 'maxmemory', '0')
   broker.reported.length = 0 // what a loop could not write
+})
+
+test('ready while a key of encryption is away: the rest is served, and it is told', async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'sluice-keys-'))
+  t.after(() => rmSync(folder, { recursive: true }))
+  const file = join(folder, 'keys')
+  const key = '5e'.repeat(32)
+  writeFileSync(file, key)
+  const env = { SLUICE_ENCRYPTION_KEY_FILE: file }
+  const { broker } = await setup(t, { env })
+  for (const [queue, args] of Object.entries({ open: {}, sealed: { 'x-encryption': true } })) {
+    await broker.request('PUT', `/queues/${queue}`, { body: { arguments: args } })
+  }
+  const send = (queue: string) => {
+    const headers = { 'Content-Type': 'text/plain' }
+    return broker.request('POST', `/queues/${queue}/messages`, { body: 'x', headers })
+  }
+  assert.equal((await send('sealed')).status, 200)
+  const impaired = async () => (await broker.request('GET', '/readyz')).json.impaired
+  assert.equal(await impaired(), undefined)
+
+  rmSync(file)
+  await waitFor(impaired, { what: 'the key to be missed' })
+  const { status, json } = await broker.request('GET', '/readyz')
+  assert.deepEqual([status, json.status], [200, 'ready'])
+  assert.match(json.impaired.join(), /1 data key .*no key is set/)
+  assert.equal((await send('open')).status, 200)
+  assert.equal((await send('sealed')).json.title, 'encryption_unavailable')
+  const metrics = async () => (await broker.request('GET', '/metrics')).text
+  const told = await metrics()
+  assert.match(told, /^sluice_promises_broken 0$/m)
+  assert.match(told, /^sluice_data_keys_locked 1$/m)
+  assert.match(told, /^sluice_wrapping_key_away 1$/m)
+
+  writeFileSync(file, key)
+  await waitFor(async () => (await impaired()) === undefined, { what: 'the key to be back' })
+  assert.match(await metrics(), /^sluice_data_keys_locked 0$/m)
+  assert.match(await metrics(), /^sluice_wrapping_key_away 0$/m)
+  assert.equal((await send('sealed')).status, 200)
 })
 
 test('not ready while Redis is away', async (t) => {

@@ -76,7 +76,7 @@ export async function openDeps(
     const credentials = await openCredentials(config, { topology, store, report })
     const { access } = credentials
     const audit = openAudit(config, store, report)
-    const observed = await observe(config, { log, metrics, store, topology })
+    const observed = await observe(config, { log, metrics, store, topology, encryption })
     const { tracing } = observed
     const close = async () => {
       tls?.close()

@@ -90,7 +90,7 @@ export class Encryption implements KeyKeeper {
   #unwrapping: Promise<void> | undefined
   /** What the KMS said last, when it was not well. */
   #kmsError = ''
-  #encrypts: { table: RoutingTable; vhost: string | undefined } | undefined
+  #encrypted: { table: RoutingTable; some: boolean } | undefined
   #timer: NodeJS.Timeout | undefined
   #unwatch: (() => void) | undefined
 
@@ -141,15 +141,27 @@ export class Encryption implements KeyKeeper {
     return this.#topology.table.documents.get('data-key', vhost, nameOf(id)) !== undefined
   }
 
+  /** Data keys that cannot be used here, since what wrapped them is not to be had. */
+  get locked(): number {
+    let count = 0
+    for (const unwraps of this.#waiting.values()) if (!unwraps) count++
+    return count
+  }
+
+  /** Whether data keys are needed and none can be wrapped. */
+  get lacksWrapping(): boolean {
+    return this.#kmsError !== '' || (this.#keks.length === 0 && this.#encrypts)
+  }
+
   broken(): string[] {
     const broken: string[] = []
-    if ([...this.#waiting.values()].includes(false)) {
-      broken.push('Encrypted messages cannot be read: what wrapped their keys is not to be had.')
-    }
-    if (this.#keks.length === 0 && this.#encrypting !== undefined) {
-      broken.push(`Vhost '${this.#encrypting}' has encrypted queues, and there is no key for them.`)
+    const { locked } = this
+    if (locked > 0) {
+      const keys = locked === 1 ? '1 data key' : `${locked} data keys`
+      broken.push(`What wrapped ${keys} is not to be had: what they sealed cannot be read.`)
     }
     if (this.#kmsError !== '') broken.push('The KMS does not answer as it should.')
+    else if (this.lacksWrapping) broken.push('Queues are encrypted, and no key is set for it.')
     return broken
   }
 
@@ -370,7 +382,7 @@ export class Encryption implements KeyKeeper {
     else if (again) await this.#askAgain()
   }
 
-  /** Whether the KMS is well again: who is not ready gets no publishes, and would never ask. */
+  /** Whether the KMS is well again: publishes need it only for first keys, and may never ask. */
   async #askAgain(): Promise<void> {
     const [kek] = this.#keks
     if (kek !== undefined) await this.#wrap(kek, randomBytes(KEY_MATERIAL_SIZE), 'a question')
@@ -405,16 +417,16 @@ export class Encryption implements KeyKeeper {
     return true
   }
 
-  /** A vhost in which something is encrypted; looked for once a table. */
-  get #encrypting(): string | undefined {
+  /** Whether something is encrypted; looked for once a table. */
+  get #encrypts(): boolean {
     const { table } = this.#topology
-    if (this.#encrypts?.table !== table) {
+    if (this.#encrypted?.table !== table) {
       const encrypts = (vhost: string) =>
         table.vhostOptions(vhost).encryption ||
         table.queues(vhost).some(({ settings }) => settings.encryption !== 'none')
-      this.#encrypts = { table, vhost: table.vhosts().find(encrypts) }
+      this.#encrypted = { table, some: table.vhosts().some(encrypts) }
     }
-    return this.#encrypts.vhost
+    return this.#encrypted.some
   }
 }
 

@@ -13,6 +13,7 @@ import {
   Tracing,
 } from '@sluice/telemetry'
 import type { QueueEntry, Topology } from '@sluice/topology'
+import type { Encryption } from './encryption.ts'
 import { followLogLevel } from './log-level.ts'
 
 /** For a last export: a collector that is away does not hold up a process that stops. */
@@ -44,14 +45,17 @@ interface Observed {
   readonly metrics: Metrics
   readonly store: Store
   readonly topology: Topology
+  readonly encryption: Encryption
 }
 
 /** Begins to tell; `close` sends what is left, bounded. */
 export async function observe(
   config: Config,
-  { log, metrics, store, topology }: Observed,
+  { log, metrics, store, topology, encryption }: Observed,
 ): Promise<Exports> {
   measure(metrics, store, topology)
+  metrics.gauge('dataKeysLocked', {}, () => encryption.locked)
+  metrics.gauge('wrappingKeyAway', {}, () => (encryption.lacksWrapping ? 1 : 0))
   const unfollow = followLogLevel(log, topology, () => Date.now() + store.state.clockAheadMs)
   const unwatch = watchStore(store, log)
   const { tracing, close } = await openExports(config, metrics, store.slot.name, log)
@@ -121,7 +125,7 @@ function watchStore(store: Store, log: Logger): () => void {
       else log.error('Redis does not answer: publishes wait, everything else is refused')
     }
     const before = broken
-    broken = reachable ? store.broken() : before
+    broken = reachable ? [...store.broken(), ...store.keys.broken()] : before
     for (const promise of broken.filter((one) => !before.includes(one))) {
       log.error({ promise }, 'a promise cannot be kept')
     }

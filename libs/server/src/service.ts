@@ -150,11 +150,12 @@ async function runServices(
 }
 
 function app(services: readonly Service[], deps: Deps) {
-  const { topology, store, metrics, credentials, tls, audit, report, stopping } = deps
+  const { topology, store, encryption, metrics, credentials, tls, audit, report, stopping } = deps
   const certified = (socket: Socket) => tls?.certified(socket)
   const health = healthRoutes({
     roundTrip: () => topology.refresh(),
     broken: () => store.broken(),
+    impaired: () => encryption.broken(),
     stopping,
   })
   const operating = [...health, ...metricsRoutes(deps), ...logRoutes(deps)]

@@ -245,10 +245,7 @@ export function unavailable(cause: unknown): unknown {
   return new BrokerError('store_unavailable', 'Redis does not answer; try again.', { cause })
 }
 
-/**
- * The same as an outcome of what was to be stored: what Redis refuses it has not stored, of anything
- * else nobody knows.
- */
+/** What became of a write: what Redis refuses it has not stored, of anything else nobody knows. */
 export function outcomeOf(error: unknown): 'memory-high' | 'disk-low' | 'unavailable' {
   const cause = error instanceof BrokerError ? error.cause : error
   const { message } = cause instanceof Error ? cause : { message: '' }

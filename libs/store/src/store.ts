@@ -243,7 +243,10 @@ export class Store {
     return this.#memoryHigh
   }
 
-  /** What was promised and cannot be kept at the moment; a sentence each. Shortage is none. */
+  /**
+   * What was promised of all messages and cannot be kept at the moment; a sentence each. Shortage
+   * is none, nor is a key of encryption (KeyRing.broken).
+   */
   broken(): string[] {
     const { aof, evictionPolicy, persistenceFailing } = this.#state
     const promised = this.#options.durability ?? 'memory'
@@ -255,7 +258,7 @@ export class Store {
     if (evictionPolicy !== 'noeviction' && !this.#options.allowEviction) {
       broken.push(`Redis may delete messages: maxmemory-policy is ${evictionPolicy}.`)
     }
-    return [...broken, ...this.keys.broken()]
+    return broken
   }
 
   /** What the server was like at most a second ago. */

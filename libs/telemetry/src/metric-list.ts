@@ -256,6 +256,18 @@ export const METRICS = {
     labels: {},
     doc: 'Promises that cannot be kept at the moment, such as a durability; /readyz and the log name them.',
   },
+  dataKeysLocked: {
+    name: 'sluice_data_keys_locked',
+    kind: 'gauge',
+    labels: {},
+    doc: 'Data keys that this process cannot use, since what wrapped them is not to be had: what they sealed waits.',
+  },
+  wrappingKeyAway: {
+    name: 'sluice_wrapping_key_away',
+    kind: 'gauge',
+    labels: {},
+    doc: '1 while no data key can be made here that is needed: the settings have no key and something is encrypted, or the KMS fails.',
+  },
   eventLoopDelay: {
     name: 'sluice_event_loop_delay_seconds',
     kind: 'gauge',

@@ -279,7 +279,8 @@ test('a refusal answers its code and facts, a bug answers 500 without a word, an
 
 test('a process that stops refuses what comes over open connections, and says it is not ready', async () => {
   const stop = new AbortController()
-  const away = { roundTrip: async () => {}, broken: () => [], stopping: stop.signal }
+  const none = () => []
+  const away = { roundTrip: async () => {}, broken: none, impaired: none, stopping: stop.signal }
   const { app: stopping } = app([echo, ...healthRoutes(away)], stop.signal)
   assert.equal((await request(stopping).get('/readyz')).status, 200)
   stop.abort()
@@ -297,6 +298,7 @@ test('not ready while Redis does not answer or a promise is broken, ready again 
   const routes = healthRoutes({
     roundTrip: () => redis(),
     broken: () => broken,
+    impaired: () => [],
     stopping: signal,
   })
   const { app: probed, reported } = app(routes)

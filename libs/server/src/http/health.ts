@@ -3,7 +3,8 @@
  *
  * Ready means it: a round trip to Redis, shared by all who ask at once so that asking is no load,
  * and every promise kept. A shortage of memory does not count: publishes are refused, but consumers
- * must be let in, or it would never end.
+ * must be let in, or it would never end. Nor does a key of encryption that is away: whatever is not
+ * sealed with it is served, and all processes would leave at once; it is told as `impaired`.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { BrokerError } from '@sluice/core'
@@ -14,16 +15,25 @@ import { type Route, route } from './route.ts'
 const READY_MS_MAX = 2_000
 
 const Health = z.object({ status: z.string() })
+const Readiness = z.object({
+  status: z.string(),
+  impaired: z.array(z.string()).optional().meta({
+    description: 'What cannot be served at the moment, while all else is: encrypted messages.',
+  }),
+})
 
 interface HealthOptions {
   /** Settles once Redis has answered; rejects when it does not. */
   readonly roundTrip: () => Promise<unknown>
   /** Promises that cannot be kept at the moment; a sentence each. */
   readonly broken: () => readonly string[]
+  /** What cannot be served though all else can; a sentence each. */
+  readonly impaired: () => readonly string[]
   readonly stopping: AbortSignal
 }
 
-export function healthRoutes({ roundTrip, broken, stopping }: HealthOptions): Route[] {
+export function healthRoutes(options: HealthOptions): Route[] {
+  const { roundTrip, broken, impaired, stopping } = options
   let asking: Promise<void> | undefined
 
   async function ask(): Promise<void> {
@@ -59,14 +69,18 @@ export function healthRoutes({ roundTrip, broken, stopping }: HealthOptions): Ro
       summary:
         'Whether this process can serve: 503 while Redis is away, while a promise cannot be kept, or while it stops',
       needs: 'nothing',
-      answers: { 200: { description: 'It can.', body: Health } },
+      answers: { 200: { description: 'It can.', body: Readiness } },
       async handle() {
         if (stopping.aborted) throw new BrokerError('draining', 'This process is stopping.')
         asking ??= ask()
         await asking
         const [why] = broken()
         if (why !== undefined) throw new BrokerError('durability_unavailable', why)
-        return { status: 200, body: { status: 'ready' } }
+        const lacks = impaired()
+        return {
+          status: 200,
+          body: { status: 'ready', ...(lacks.length > 0 && { impaired: [...lacks] }) },
+        }
       },
     }),
   ]
