@@ -3,6 +3,7 @@
  * that is missing. AMQP's doors are in test/amqp/permissions.test.ts.
  */
 import assert from 'node:assert/strict'
+import { randomUUID } from 'node:crypto'
 import { type TestContext, test } from 'node:test'
 import { waitFor } from '@sluice/testkit'
 import { type Answer, type TestBroker, withBroker } from '../support/broker.ts'
@@ -150,6 +151,33 @@ test('each door is shut without its permission, and open with it', async (t) => 
       await succeed(broker, 'PUT', '/queues/q', {})
       await succeed(broker, 'PUT', '/exchanges/x', { type: 'topic' })
     }
+  }
+})
+
+test('a document is replaced, paused and deleted only by whom what it works on is open to', async (t) => {
+  const { broker, user, ask } = await withUser(t, {})
+  await permit(broker, user, { configure: '^mine', write: '^mine', read: '^mine' })
+  await succeed(broker, 'PUT', '/queues/mine', {})
+  const unique = `i-${randomUUID()}`
+  const endpoint = { url: 'https://example.com/' }
+  const kinds = [
+    [
+      'schedules/s',
+      (to: string) => ({ everyMs: 60_000, exchange: to, message: { body: '' } }),
+      'x',
+    ],
+    [`ingests/${unique}`, (to: string) => ({ queue: to }), 'q'],
+    ['subscriptions/s', (to: string) => ({ queue: to, endpoint }), 'q'],
+  ] as const
+  for (const [path, body, theirs] of kinds) {
+    await succeed(broker, 'PUT', `/${path}`, body(theirs))
+    const at = `/v1/vhosts/${broker.vhost}/${path}`
+    const pausing = path.startsWith('ingests') ? [] : [`${at}/pause`, `${at}/resume`]
+    const asked = [ask('PUT', at, body('mine')), ask('DELETE', at)]
+    const answers = await Promise.all([...asked, ...pausing.map((path) => ask('POST', path))])
+    assert.deepEqual(new Set(answers.map(({ status }) => status)), new Set([403]), path)
+    const { json } = await succeed(broker, 'GET', `/${path}`)
+    assert.deepEqual([json.exchange ?? json.queue, json.paused ?? false], [theirs, false], path)
   }
 })
 

@@ -16,6 +16,7 @@ import {
 } from '@sluice/security'
 import type { DocumentKind, RoutingTable, Topology } from '@sluice/topology'
 import type { z } from 'zod'
+import { noUser } from './not-found.ts'
 
 /** Every process holds all of them. */
 const USERS_MAX = 10_000
@@ -187,10 +188,6 @@ async function remove(
 
 function requireUser({ documents }: RoutingTable, name: string): void {
   if (documents.get('user', '', name) === undefined) throw noUser(name)
-}
-
-export function noUser(name: string): BrokerError {
-  return new BrokerError('not_found', `There is no user ${JSON.stringify(name)}.`)
 }
 
 /** A document as its schema reads it; undefined for one that is of another shape. */

@@ -4,7 +4,6 @@ export {
   deleteApiKey,
   deletePermission,
   deleteUser,
-  noUser,
   permissionsOf,
   putPermission,
   putTopicPermissions,
@@ -18,6 +17,16 @@ export type { KeyInfo } from './encryption.ts'
 export { type AppOptions, httpApp } from './http/app.ts'
 export { type Area, refuse } from './http/area.ts'
 export { type BodyReceived, parseJson, readBody, readJson, receiveBody } from './http/body.ts'
+export {
+  DELETE_ANSWERS,
+  type DocumentSpec,
+  documentRoutes,
+  findDocument,
+  noDocument,
+  pauseRoutes,
+  putDocument,
+  REPLACE_ANSWERS,
+} from './http/documents.ts'
 export { page } from './http/headers.ts'
 export { unauthenticated } from './http/needs.ts'
 export { PageQuery, pageOf, pageOn } from './http/paging.ts'
@@ -33,6 +42,7 @@ export {
   route,
   sendReply,
 } from './http/route.ts'
+export { noExchange, noQueue, noUser, noVhost } from './not-found.ts'
 export { openAudit } from './open-audit.ts'
 export {
   type CloudEvent,

@@ -1,4 +1,5 @@
 import { BrokerError } from '@sluice/core'
+import { noQueue, noVhost } from '@sluice/server'
 import type { QueueEntry, Topology } from '@sluice/topology'
 
 /**
@@ -14,10 +15,7 @@ export async function findQueue(
   await topology.refresh()
   const entry = topology.table.queue(vhost, queue)
   if (entry) return entry
-  if (!topology.table.hasVhost(vhost)) {
-    throw new BrokerError('vhost_not_found', `There is no vhost ${JSON.stringify(vhost)}.`)
-  }
-  throw queueNotFound(queue)
+  throw topology.table.hasVhost(vhost) ? noQueue(queue) : noVhost(vhost)
 }
 
 /**
@@ -39,8 +37,4 @@ export async function onQueue<T>(
     if (next.definition.epoch === entry.definition.epoch) throw error
     return use(next)
   }
-}
-
-function queueNotFound(queue: string): BrokerError {
-  return new BrokerError('queue_not_found', `There is no queue ${JSON.stringify(queue)}.`)
 }

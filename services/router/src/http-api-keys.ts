@@ -9,6 +9,7 @@ import { BrokerError, limits } from '@sluice/core'
 import { ApiKeyDocument, type Principal, TAGS } from '@sluice/security'
 import {
   createApiKey,
+  DELETE_ANSWERS,
   type Deps,
   deleteApiKey,
   PageQuery,
@@ -19,7 +20,6 @@ import {
   route,
 } from '@sluice/server'
 import { z } from 'zod'
-import { DELETE_ANSWERS } from './http-topology.ts'
 
 const EXPIRY_MS_MIN = 1_000
 

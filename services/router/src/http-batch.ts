@@ -19,6 +19,8 @@ import {
   EVENTS_TYPE,
   eventMode,
   MessageFields,
+  noExchange,
+  noVhost,
   parseJson,
   publishCounts,
   type Route,
@@ -134,12 +136,8 @@ async function checkExchange(deps: Deps, grants: Grants, exchange: string): Prom
   const { vhost } = grants
   if (!topology.table.exchange(vhost, exchange)) await topology.refresh()
   const { table } = topology
-  if (!table.hasVhost(vhost)) {
-    throw new BrokerError('vhost_not_found', `There is no vhost ${JSON.stringify(vhost)}.`)
-  }
-  if (!table.exchange(vhost, exchange)) {
-    throw new BrokerError('exchange_not_found', `There is no exchange ${JSON.stringify(exchange)}.`)
-  }
+  if (!table.hasVhost(vhost)) throw noVhost(vhost)
+  if (!table.exchange(vhost, exchange)) throw noExchange(exchange)
   requirePublish(table, grants, { exchange })
 }
 

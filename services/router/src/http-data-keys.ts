@@ -4,6 +4,7 @@
  */
 import { BrokerError, limits } from '@sluice/core'
 import {
+  DELETE_ANSWERS,
   type Deps,
   type KeyInfo,
   PageQuery,
@@ -13,7 +14,6 @@ import {
   route,
 } from '@sluice/server'
 import { z } from 'zod'
-import { DELETE_ANSWERS } from './http-topology.ts'
 
 const DataKey = z
   .object({

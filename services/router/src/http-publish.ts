@@ -27,6 +27,8 @@ import {
   eventFromHeaders,
   eventMode,
   eventsFromBody,
+  noQueue,
+  noVhost,
   type PublishCounts,
   PublishHeaders,
   publishCounts,
@@ -242,13 +244,9 @@ class Publication implements PublishReply {
     const { table } = this.#deps.topology
     const vhost = this.#vhost
     if (outcome === 'exchange-missing') {
-      return table.hasVhost(vhost)
-        ? undefined
-        : new BrokerError('vhost_not_found', `There is no vhost ${JSON.stringify(vhost)}.`)
+      return table.hasVhost(vhost) ? undefined : noVhost(vhost)
     }
-    if (this.#req.params['queue'] === undefined) return undefined
-    const queue = JSON.stringify(this.#draft.routingKey)
-    return new BrokerError('queue_not_found', `There is no queue ${queue}.`)
+    return this.#req.params['queue'] === undefined ? undefined : noQueue(this.#draft.routingKey)
   }
 
   #refuse(error: unknown): void {

@@ -1,9 +1,17 @@
 /** Queues over HTTP: declare, show with live counts, list, delete. */
-import { BrokerError } from '@sluice/core'
-import { type Deps, PageQuery, pageOf, pageOn, type Route, route } from '@sluice/server'
+import {
+  type Deps,
+  noQueue,
+  noVhost,
+  PageQuery,
+  pageOf,
+  pageOn,
+  type Route,
+  route,
+} from '@sluice/server'
 import type { QueueEntry } from '@sluice/topology'
 import { z } from 'zod'
-import { Arguments, DECLARE_REFUSALS, declared, noVhost, PUT_ANSWERS } from './http-topology.ts'
+import { Arguments, DECLARE_REFUSALS, declared, PUT_ANSWERS } from './http-topology.ts'
 
 const QueueBody = z.strictObject({
   durable: z.boolean().default(true),
@@ -75,9 +83,7 @@ function reads({ topology }: Deps): Route[] {
         const { table } = topology
         if (!table.hasVhost(vhost)) throw noVhost(vhost)
         const entry = table.queue(vhost, queue)
-        if (!entry) {
-          throw new BrokerError('queue_not_found', `There is no queue ${JSON.stringify(queue)}.`)
-        }
+        if (!entry) throw noQueue(queue)
         return { status: 200, body: await shownQueue(entry) }
       },
     }),

@@ -13,7 +13,19 @@ import {
   exchangeName,
   limits,
 } from '@sluice/core'
-import { type Call, type Deps, PageQuery, pageOf, pageOn, type Route, route } from '@sluice/server'
+import {
+  type Call,
+  DELETE_ANSWERS,
+  type Deps,
+  noExchange,
+  noVhost,
+  PageQuery,
+  pageOf,
+  pageOn,
+  REPLACE_ANSWERS,
+  type Route,
+  route,
+} from '@sluice/server'
 import {
   type BindingDefinition,
   EXCHANGE_TYPES,
@@ -84,7 +96,6 @@ export const PUT_ANSWERS = {
   201: { description: 'Created.' },
   200: { description: 'It was there just so.' },
 } as const
-export const DELETE_ANSWERS = { 204: { description: 'It is not there.' } } as const
 export const DECLARE_REFUSALS: readonly ErrorCode[] = [
   'vhost_not_found',
   'declaration_conflict',
@@ -157,7 +168,7 @@ function vhostRoutes(
       needs: 'administrator',
       summary: 'Declare a vhost, with its predeclared exchanges, or set its options',
       body: VhostBody,
-      answers: PUT_ANSWERS,
+      answers: REPLACE_ANSWERS,
       handle: async ({ params: { vhost }, body }) =>
         declared((await topology.declareVhost(vhost, body)).created),
     }),
@@ -212,10 +223,7 @@ function exchangeReads(current: Current): Route[] {
         const table = await current()
         if (!table.hasVhost(vhost)) throw noVhost(vhost)
         const found = table.exchange(vhost, exchangeName(exchange))
-        if (!found) {
-          const text = `There is no exchange ${JSON.stringify(exchange)}.`
-          throw new BrokerError('exchange_not_found', text)
-        }
+        if (!found) throw noExchange(exchange)
         return { status: 200, body: shownExchange(table, vhost, found) }
       },
     }),
@@ -408,7 +416,7 @@ function policyRoutes({ topology }: Parts, current: Current): Route[] {
       needs: 'policymaker',
       summary: 'Create or replace a policy; it acts on existing queues at once',
       body: PolicyBody,
-      answers: PUT_ANSWERS,
+      answers: REPLACE_ANSWERS,
       refusals: ['vhost_not_found'],
       async handle({ params: { vhost, policy }, body }) {
         return declared((await topology.putPolicy(vhost, { name: policy, ...body })).created)
@@ -428,10 +436,6 @@ function policyRoutes({ topology }: Parts, current: Current): Route[] {
       },
     }),
   ]
-}
-
-export function noVhost(vhost: string): BrokerError {
-  return new BrokerError('vhost_not_found', `There is no vhost ${JSON.stringify(vhost)}.`)
 }
 
 function shownExchange(

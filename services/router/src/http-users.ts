@@ -7,6 +7,7 @@ import { limits } from '@sluice/core'
 import { PermissionDocument, Tags, TopicPermissionDocument, UserDocument } from '@sluice/security'
 import {
   type Accounts,
+  DELETE_ANSWERS,
   type Deps,
   deletePermission,
   deleteUser,
@@ -18,12 +19,13 @@ import {
   putPermission,
   putTopicPermissions,
   putUser,
+  REPLACE_ANSWERS,
   type Route,
   readEach,
   route,
 } from '@sluice/server'
 import { z } from 'zod'
-import { DELETE_ANSWERS, declared, Most, PUT_ANSWERS } from './http-topology.ts'
+import { declared, Most } from './http-topology.ts'
 
 const PASSWORD_LENGTH_MIN = 8
 const PASSWORD_LENGTH_MAX = 256
@@ -129,7 +131,7 @@ function userWrites(accounts: Accounts): Route[] {
       summary: 'Create or change a user; what is left out stays',
       description: 'A new password, and a tag taken away, act on open connections within 2 s.',
       body: UserBody,
-      answers: PUT_ANSWERS,
+      answers: REPLACE_ANSWERS,
       refusals: ['forbidden'],
       async handle({ params: { user }, body }) {
         const { passwordHash: base64, hashingAlgorithm: algorithm, ...change } = body
@@ -181,7 +183,7 @@ function permissionRoutes(accounts: Accounts): Route[] {
       summary: 'Let a user into a vhost: what it may configure, write to and read from',
       description: 'Regular expressions that are found in names; an empty one is for nothing.',
       body: PermissionDocument,
-      answers: PUT_ANSWERS,
+      answers: REPLACE_ANSWERS,
       refusals,
       handle: async ({ params: { user, vhost }, body }) =>
         declared((await putPermission(accounts, vhost, user, body)).created),

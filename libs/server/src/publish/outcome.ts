@@ -3,6 +3,7 @@ import { BrokerError, DEFAULT_EXCHANGE, type Durability } from '@sluice/core'
 import type { Count } from '@sluice/telemetry'
 import type { Published, QueueEntry } from '@sluice/topology'
 import type { Deps } from '../deps.ts'
+import { noExchange } from '../not-found.ts'
 
 /** What a publish asked for. */
 interface Asked {
@@ -29,10 +30,7 @@ export function refusalOf(
           : 'No queue is bound with this routing key.',
       )
     case 'exchange-missing':
-      return new BrokerError(
-        'exchange_not_found',
-        `There is no exchange ${JSON.stringify(exchange)}.`,
-      )
+      return noExchange(exchange)
     case 'full':
       return new BrokerError('queue_full', 'A queue is full and refuses more.')
     case 'memory-high':

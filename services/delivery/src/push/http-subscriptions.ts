@@ -1,8 +1,7 @@
 /**
  * Push subscriptions over HTTP: declared, shown, listed, deleted, paused, resumed and tried out.
  *
- * PUT replaces the whole document. Secrets are write-only (masking.ts). Reads show every change
- * that was made, anywhere, before they were asked.
+ * PUT replaces the whole document. Secrets are write-only (masking.ts).
  */
 import { randomUUID } from 'node:crypto'
 import { encodeProperties } from '@sluice/amqp'
@@ -11,15 +10,18 @@ import { webhookPublicKey } from '@sluice/security'
 import {
   type Call,
   type Deps,
+  type DocumentSpec,
+  documentRoutes,
+  findDocument,
   MessageFields,
-  PageQuery,
-  pageOf,
-  pageOn,
+  noQueue,
+  pauseRoutes,
+  putDocument,
+  REPLACE_ANSWERS,
   type Route,
   readMessage,
   route,
 } from '@sluice/server'
-import type { Json } from '@sluice/topology'
 import { z } from 'zod'
 import { Fired, fire } from './fire.ts'
 import type { Guard } from './guard.ts'
@@ -34,7 +36,6 @@ const FIRES_MAX = 20
 const SUBSCRIPTIONS_MAX = 10_000
 
 const tag = 'push'
-const LIST = '/v1/vhosts/:vhost/subscriptions'
 const PATH = '/v1/vhosts/:vhost/subscriptions/:name'
 
 export const SubscriptionState = z
@@ -62,151 +63,66 @@ interface Parts {
 }
 
 export function subscriptionRoutes(parts: Parts): Route[] {
-  return [
-    ...reads(parts),
-    ...writes(parts),
-    pauseRoute(parts, true),
-    pauseRoute(parts, false),
-    testRoute(parts),
-  ]
-}
-
-function reads({ topology, stateOf }: Parts): Route[] {
-  const shown = (vhost: string, name: string, value: Json) => {
-    const subscription = read(value)
-    if (subscription === undefined) return []
-    const { signing } = subscription
-    const state = stateOf(vhost, name)
-    return [
-      {
+  const { topology } = parts
+  const spec: DocumentSpec<Subscription> = {
+    kind: 'subscription',
+    tag,
+    summaries: {
+      list: 'List push subscriptions',
+      show: 'Show a push subscription, its secrets masked',
+      delete: 'Delete a push subscription; its queue stays, with what waits in it',
+    },
+    countMax: SUBSCRIPTIONS_MAX,
+    absent: 'subscription_not_found',
+    read: (value) => Subscription.safeParse(value).data,
+    shown({ vhost, name }, subscription) {
+      const { signing } = subscription
+      const state = parts.stateOf(vhost, name)
+      return {
         name,
         ...masked(subscription),
         ...(signing?.scheme === 'ed25519' && { publicKeys: signing.keys.map(webhookPublicKey) }),
         ...(state && { state }),
-      },
-    ]
+      }
+    },
+    schema: Shown,
+    mayChange: (call, kept) => kept && mayConsume(call, kept.queue),
   }
   return [
-    route({
-      method: 'get',
-      path: LIST,
-      needs: 'vhost',
-      tag,
-      summary: 'List push subscriptions',
-      query: PageQuery,
-      answers: { 200: { description: 'A page of them.', body: pageOf(Shown) } },
-      refusals: ['vhost_not_found'],
-      async handle({ params: { vhost }, query }) {
-        const documents = await current(topology, vhost)
-        const page = pageOn(documents.list('subscription', vhost), ({ name }) => name, query)
-        const items = page.items.flatMap(({ name, value }) => shown(vhost, name, value))
-        return { status: 200, body: { ...page, items } }
+    ...documentRoutes(topology, spec),
+    putRoute(parts, spec),
+    ...pauseRoutes(topology, spec, {
+      pause: {
+        summary: 'Pause a push subscription',
+        description: 'What is under way ends; nothing else is sent. Messages wait in their queue.',
       },
+      resume: { summary: 'Resume a push subscription', description: 'Sends again, in its shape.' },
     }),
-    route({
-      method: 'get',
-      path: PATH,
-      needs: 'vhost',
-      tag,
-      summary: 'Show a push subscription, its secrets masked',
-      answers: { 200: { description: 'The subscription.', body: Shown } },
-      refusals: ['vhost_not_found', 'subscription_not_found'],
-      async handle({ params: { vhost, name } }) {
-        const value = (await current(topology, vhost)).get('subscription', vhost, name)
-        const [body] = value === undefined ? [] : shown(vhost, name, value)
-        if (body === undefined) throw notFound(name)
-        return { status: 200, body }
-      },
-    }),
+    testRoute(parts, spec),
   ]
 }
 
-function writes({ topology, guard }: Parts): Route[] {
-  return [
-    route({
-      method: 'put',
-      path: PATH,
-      needs: 'vhost',
-      tag,
-      summary: 'Declare or replace a push subscription',
-      description: 'From a queue to an HTTP endpoint. A change acts at once, in every process.',
-      body: Subscription,
-      answers: {
-        201: { description: 'Created.' },
-        200: { description: 'It was there; it is now as the request says.' },
-      },
-      refusals: ['vhost_not_found', 'queue_not_found', 'forbidden'],
-      async handle(call) {
-        const { vhost } = call.params
-        const name = parseName('subscription', call.params.name)
-        const { body } = call
-        mayConsume(call, body.queue)
-        const refusal = guard.refusal(new URL(body.endpoint.url).hostname)
-        if (refusal) throw new BrokerError('invalid_request', refusal.message)
-        const { before } = await topology.changeDocument(
-          'subscription',
-          vhost,
-          name,
-          (value, table) => {
-            if (!table.queue(vhost, body.queue)) {
-              const text = `There is no queue ${JSON.stringify(body.queue)}.`
-              throw new BrokerError('queue_not_found', text)
-            }
-            const { length: count } = table.documents.list('subscription', vhost)
-            if (value === undefined && count >= SUBSCRIPTIONS_MAX) {
-              const text = `A vhost has at most ${SUBSCRIPTIONS_MAX} subscriptions.`
-              throw new BrokerError('invalid_request', text)
-            }
-            const kept = value === undefined ? undefined : read(value)
-            if (kept) mayConsume(call, kept.queue)
-            return unmasked(body, kept) as unknown as Json
-          },
-        )
-        return { status: before === undefined ? 201 : 200 }
-      },
-    }),
-    route({
-      method: 'delete',
-      path: PATH,
-      needs: 'vhost',
-      tag,
-      summary: 'Delete a push subscription; its queue stays, with what waits in it',
-      answers: { 204: { description: 'It is not there.' } },
-      refusals: ['vhost_not_found', 'forbidden'],
-      async handle(call) {
-        const { vhost, name } = call.params
-        await topology.changeDocument('subscription', vhost, name, (value) => {
-          const kept = value === undefined ? undefined : read(value)
-          if (kept) mayConsume(call, kept.queue)
-          return null
-        })
-        return { status: 204 }
-      },
-    }),
-  ]
-}
-
-function pauseRoute({ topology }: Parts, paused: boolean): Route {
+function putRoute({ topology, guard }: Parts, spec: DocumentSpec<Subscription>): Route {
   return route({
-    method: 'post',
-    path: paused ? `${PATH}/pause` : `${PATH}/resume`,
+    method: 'put',
+    path: PATH,
     needs: 'vhost',
     tag,
-    summary: paused ? 'Pause a push subscription' : 'Resume a push subscription',
-    description: paused
-      ? 'What is under way ends; nothing else is sent. Messages wait in their queue.'
-      : 'Sends again, in its shape.',
-    answers: { 204: { description: paused ? 'It is paused.' : 'It runs.' } },
-    refusals: ['vhost_not_found', 'subscription_not_found', 'forbidden'],
+    summary: 'Declare or replace a push subscription',
+    description: 'From a queue to an HTTP endpoint. A change acts at once, in every process.',
+    body: Subscription,
+    answers: REPLACE_ANSWERS,
+    refusals: ['vhost_not_found', 'queue_not_found', 'forbidden'],
     async handle(call) {
-      const { vhost, name } = call.params
-      await topology.changeDocument('subscription', vhost, name, (value) => {
-        const kept = value === undefined ? undefined : read(value)
-        if (kept === undefined) throw notFound(name)
-        mayConsume(call, kept.queue)
-        return { ...kept, paused } as unknown as Json
+      const { body, params } = call
+      parseName('subscription', params.name)
+      mayConsume(call, body.queue)
+      const refusal = guard.refusal(new URL(body.endpoint.url).hostname)
+      if (refusal) throw new BrokerError('invalid_request', refusal.message)
+      return putDocument(topology, spec, call, (kept, table) => {
+        if (!table.queue(params.vhost, body.queue)) throw noQueue(body.queue)
+        return unmasked(body, kept)
       })
-      return { status: 204 }
     },
   })
 }
@@ -217,7 +133,7 @@ const TestBody = z.strictObject({
   }),
 })
 
-function testRoute({ topology, guard }: Parts): Route {
+function testRoute({ topology, guard }: Parts, spec: DocumentSpec<Subscription>): Route {
   let firing = 0
   return route({
     method: 'post',
@@ -237,10 +153,7 @@ function testRoute({ topology, guard }: Parts): Route {
       'forbidden',
     ],
     async handle(call) {
-      const { vhost, name } = call.params
-      const value = (await current(topology, vhost)).get('subscription', vhost, name)
-      const subscription = value === undefined ? undefined : read(value)
-      if (subscription === undefined) throw notFound(name)
+      const subscription = await findDocument(topology, spec, call.params)
       mayConsume(call, subscription.queue)
       const message = testMessage(call.body.message, subscription.queue)
       if (firing >= FIRES_MAX) {
@@ -282,22 +195,4 @@ function mayConsume(call: Call<object, unknown, unknown>, queue: string): void {
   for (const operation of ['configure', 'read'] as const) {
     call.require(operation, { kind: 'queue', name: queue })
   }
-}
-
-async function current(topology: Deps['topology'], vhost: string) {
-  await topology.refresh()
-  if (!topology.table.hasVhost(vhost)) {
-    throw new BrokerError('vhost_not_found', `There is no vhost ${JSON.stringify(vhost)}.`)
-  }
-  return topology.table.documents
-}
-
-/** undefined for what no version of ours wrote. */
-function read(value: Json): Subscription | undefined {
-  return Subscription.safeParse(value).data
-}
-
-function notFound(name: string): BrokerError {
-  const text = `There is no subscription ${JSON.stringify(name)}.`
-  return new BrokerError('subscription_not_found', text)
 }

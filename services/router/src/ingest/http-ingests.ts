@@ -1,104 +1,67 @@
 /** Ingests over HTTP: declared, shown, listed and deleted. What goes through them: intake.ts. */
-import { BrokerError, limits, parseName } from '@sluice/core'
-import { type Call, type Deps, PageQuery, pageOf, pageOn, type Route, route } from '@sluice/server'
-import type { Json, RoutingTable } from '@sluice/topology'
-import { DELETE_ANSWERS, declared, noVhost, PUT_ANSWERS } from '../http-topology.ts'
+import { BrokerError, parseName } from '@sluice/core'
+import {
+  type Call,
+  type Deps,
+  type DocumentSpec,
+  documentRoutes,
+  noDocument,
+  putDocument,
+  REPLACE_ANSWERS,
+  type Route,
+  route,
+} from '@sluice/server'
+import type { RoutingTable } from '@sluice/topology'
 import { INGEST_NAME, type Ingest, IngestBody, readIngest, ShownIngest } from './ingest.ts'
 
-const tag = 'ingest'
-const list = '/v1/vhosts/:vhost/ingests'
-const path = '/v1/vhosts/:vhost/ingests/:name'
+/** Of a vhost: every process holds them all. */
+const INGESTS_MAX = 10_000
+
+const spec: DocumentSpec<Ingest> = {
+  kind: 'ingest',
+  tag: 'ingest',
+  summaries: {
+    list: 'List ingests',
+    show: 'Show an ingest',
+    delete: 'Delete an ingest; its queue stays, with what waits in it',
+  },
+  countMax: INGESTS_MAX,
+  absent: 'ingest_not_found',
+  read: readIngest,
+  shown: ({ name }, ingest) => ({ name, ...ingest, url: `/ingest/${name}/` }),
+  schema: ShownIngest,
+  mayChange: (call, ingest) => require(call, ingest?.queue ?? call.params.name),
+}
 
 export function ingestRoutes(deps: Deps): Route[] {
-  return [...reads(deps), ...writes(deps)]
+  return [...documentRoutes(deps.topology, spec), putRoute(deps)]
 }
 
-function reads({ topology }: Deps): Route[] {
-  const current = async (vhost: string) => {
-    await topology.refresh()
-    if (!topology.table.hasVhost(vhost)) throw noVhost(vhost)
-    return topology.table.documents
-  }
-  return [
-    route({
-      method: 'get',
-      path: list,
-      needs: 'vhost',
-      tag,
-      summary: 'List ingests',
-      query: PageQuery,
-      answers: { 200: { description: 'A page of them.', body: pageOf(ShownIngest) } },
-      refusals: ['vhost_not_found'],
-      async handle({ params: { vhost }, query }) {
-        const all = (await current(vhost)).list('ingest', vhost)
-        const page = pageOn(all, ({ name }) => name, query)
-        const items = page.items.flatMap(({ name, value }) => shown(name, readIngest(name, value)))
-        return { status: 200, body: { ...page, items } }
-      },
-    }),
-    route({
-      method: 'get',
-      path,
-      needs: 'vhost',
-      tag,
-      summary: 'Show an ingest',
-      answers: { 200: { description: 'The ingest.', body: ShownIngest } },
-      refusals: ['vhost_not_found', 'ingest_not_found'],
-      async handle({ params: { vhost, name } }) {
-        const value = (await current(vhost)).get('ingest', vhost, name)
-        const [body] = value === undefined ? [] : shown(name, readIngest(name, value))
-        if (body === undefined) throw noIngest(name)
-        return { status: 200, body }
-      },
-    }),
-  ]
-}
-
-function writes(deps: Deps): Route[] {
+function putRoute(deps: Deps): Route {
   const { topology } = deps
-  return [
-    route({
-      method: 'put',
-      path,
-      needs: 'vhost',
-      tag,
-      summary: 'Declare or change an ingest: requests below /ingest/{name} become messages',
-      description:
-        'Its name is unique in the whole broker. The queue is declared, durable, when it is not there.',
-      body: IngestBody,
-      answers: PUT_ANSWERS,
-      refusals: ['vhost_not_found', 'declaration_conflict', 'forbidden'],
-      async handle(call) {
-        const { vhost, name } = call.params
-        checkName(name)
-        const ingest: Ingest = { ...call.body, queue: call.body.queue ?? name }
-        require(call, ingest.queue)
-        await declareQueue(deps, vhost, ingest.queue)
-        const { before } = await topology.changeDocument('ingest', vhost, name, (_, table) => {
-          checkUnique(table, vhost, name)
-          return ingest as unknown as Json
-        })
-        return declared(before === undefined)
-      },
-    }),
-    route({
-      method: 'delete',
-      path,
-      needs: 'vhost',
-      tag,
-      summary: 'Delete an ingest; its queue stays, with what waits in it',
-      answers: DELETE_ANSWERS,
-      refusals: ['vhost_not_found', 'forbidden'],
-      async handle(call) {
-        const { vhost, name } = call.params
-        await topology.refresh()
-        const value = topology.table.documents.get('ingest', vhost, name)
-        if (value !== undefined) require(call, readIngest(name, value)?.queue ?? name)
-        await topology.changeDocument('ingest', vhost, name, () => null)
-        return { status: 204 }
-      },
-    }),
-  ]
+  return route({
+    method: 'put',
+    path: '/v1/vhosts/:vhost/ingests/:name',
+    needs: 'vhost',
+    tag: spec.tag,
+    summary: 'Declare or change an ingest: requests below /ingest/{name} become messages',
+    description:
+      'Its name is unique in the whole broker. The queue is declared, durable, when it is not there.',
+    body: IngestBody,
+    answers: REPLACE_ANSWERS,
+    refusals: ['vhost_not_found', 'declaration_conflict', 'forbidden'],
+    async handle(call) {
+      const { vhost, name } = call.params
+      checkName(name)
+      const ingest: Ingest = { ...call.body, queue: call.body.queue ?? name }
+      require(call, ingest.queue)
+      await declareQueue(deps, vhost, ingest.queue)
+      return putDocument(topology, spec, call, (_, table) => {
+        checkUnique(table, vhost, name)
+        return ingest
+      })
+    },
+  })
 }
 
 /** Who may configure and write the queue may have requests put into it. */
@@ -137,11 +100,4 @@ function checkUnique(table: RoutingTable, vhost: string, name: string): void {
   }
 }
 
-function shown(name: string, ingest: Ingest | undefined) {
-  return ingest === undefined ? [] : [{ name, ...ingest, url: `/ingest/${name}/` }]
-}
-
-export function noIngest(name: string): BrokerError {
-  const text = JSON.stringify(name.slice(0, limits.NAME_BYTES_MAX))
-  return new BrokerError('ingest_not_found', `There is no ingest ${text}.`)
-}
+export const noIngest = (name: string): BrokerError => noDocument(spec, name)

@@ -148,7 +148,7 @@ export const ShownIngest = z
   .meta({ id: 'Ingest' })
 
 /** A stored document; undefined when a newer version of the broker wrote what this cannot read. */
-export function readIngest(name: string, value: unknown): Ingest | undefined {
+export function readIngest(value: unknown, name: string): Ingest | undefined {
   const parsed = IngestBody.safeParse(value)
   return parsed.success ? { ...parsed.data, queue: parsed.data.queue ?? name } : undefined
 }

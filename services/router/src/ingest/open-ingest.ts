@@ -4,8 +4,8 @@
  */
 import { createHash } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
-import { BrokerError, limits } from '@sluice/core'
-import type { Deps } from '@sluice/server'
+import { limits } from '@sluice/core'
+import { type Deps, noQueue } from '@sluice/server'
 import { roomClient, type WaitingRoom } from '@sluice/store'
 import type { Json } from '@sluice/topology'
 import { CREDENTIALS, type Ingest, NEVER_KEPT, readIngest } from './ingest.ts'
@@ -43,9 +43,7 @@ export class OpenIngest {
   room(): WaitingRoom {
     const { queue, admission, fairness, idempotencyWindowMs } = this.settings
     const entry = this.#deps.topology.table.queue(this.vhost, queue)
-    if (entry === undefined) {
-      throw new BrokerError('queue_not_found', `There is no queue ${JSON.stringify(queue)}.`)
-    }
+    if (entry === undefined) throw noQueue(queue)
     if (this.#room?.queue !== entry.store) {
       this.#room = this.#deps.store.waitingRoom(entry.store, {
         waitingMax: admission.waitingMax,
@@ -160,7 +158,7 @@ export class Ingests {
           open.set(name, before)
           continue
         }
-        const settings = readIngest(name, value)
+        const settings = readIngest(value, name)
         if (settings === undefined) continue
         open.set(name, { value, ingest: new OpenIngest(this.#deps, vhost, name, settings) })
       }
