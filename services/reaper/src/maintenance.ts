@@ -90,6 +90,9 @@ export async function closeWorker(worker: Worker): Promise<void> {
   )
   const late = sleep(RECONNECT_WAIT_MS_MAX, false, { ref: false })
   const cut = !(await Promise.race([connected, late]))
+  // Else a worker about to wait brings its connection to a cluster back while that is being ended,
+  // and then waits for its end for ever.
+  worker.backend.blockingConnection?.['disableBlockingClusterReconnect']()
   await worker.close(cut)
 }
 
