@@ -214,6 +214,14 @@ export const SETTINGS = {
     doc: 'Bearer token that the KMS is sent.',
     secret: true,
   },
+  dataKeyRotationMs: {
+    env: 'SLUICE_DATA_KEY_ROTATION_MS',
+    schema: int(0, limits.DURATION_MS_MAX, 0).refine(
+      (ms) => ms === 0 || ms >= 86_400_000,
+      'is 0 or at least a day, 86400000',
+    ),
+    doc: 'Age at which a data key of encrypted queues gives way to a new one; a reaper looks each `SLUICE_REAPER_SWEEP_MS`. 0 = never.',
+  },
   auditEntriesMax: {
     env: 'SLUICE_AUDIT_ENTRIES_MAX',
     schema: int(1_000, 10_000_000, 100_000),

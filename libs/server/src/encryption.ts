@@ -6,6 +6,7 @@
  * order: the first one wraps, all unwrap. A data key whose wrapping key is taken away is forgotten,
  * like one that was shredded; it comes back with it.
  */
+import assert from 'node:assert/strict'
 import { createHash, randomBytes } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -129,7 +130,11 @@ export class Encryption implements KeyKeeper {
   async make(vhost: string, queue: string): Promise<DataKey | undefined> {
     await this.look()
     if (this.#lacks(vhost, queue)) return undefined
-    return this.#store.keys.newest(vhost, queue) ?? this.#create(vhost, queue, 'first')
+    const { keys } = this.#store
+    const key = keys.newest(vhost, queue) ?? (await this.#create(vhost, queue, 0))
+    if (key !== undefined) return key
+    await this.look() // somebody else made it
+    return keys.newest(vhost, queue)
   }
 
   async look(): Promise<void> {
@@ -169,9 +174,19 @@ export class Encryption implements KeyKeeper {
   async rotate(vhost: string, queue: string): Promise<KeyInfo> {
     await this.look()
     if (this.#lacks(vhost, queue)) throw noKey()
-    const key = await this.#create(vhost, queue, 'next')
+    const key = await this.#create(vhost, queue)
     if (key === undefined) throw noKey()
     return this.#info(vhost, nameOf(key.id))!
+  }
+
+  /**
+   * A new key in place of this one. However many processes ask at once, one of them makes it: to
+   * the others this answers undefined, as it does when none can be made.
+   */
+  async replace({ vhost, queue, generation }: KeyInfo): Promise<KeyInfo | undefined> {
+    if (this.#lacks(vhost, queue)) return undefined
+    const key = await this.#create(vhost, queue, generation)
+    return key && this.#info(vhost, nameOf(key.id))
   }
 
   /**
@@ -240,11 +255,11 @@ export class Encryption implements KeyKeeper {
     return ours.some(({ id }) => !this.#store.keys.get(id))
   }
 
-  async #create(
-    vhost: string,
-    queue: string,
-    which: 'first' | 'next',
-  ): Promise<DataKey | undefined> {
+  /**
+   * @param after the newest so far, 0 = none; undefined: whichever that is.
+   * Returns undefined when it cannot be wrapped, or another one is the newest.
+   */
+  async #create(vhost: string, queue: string, after?: number): Promise<DataKey | undefined> {
     const [kek] = this.#keks
     if (kek === undefined) return undefined
     const { keys } = this.#store
@@ -253,26 +268,25 @@ export class Encryption implements KeyKeeper {
     const wrapped = await this.#wrap(kek, material, contextOf(vhost, queue, nameOf(id)))
     if (wrapped === undefined) return undefined
     const createdAt = await this.#store.nowMs()
-    const { after } = await this.#topology.changeDocument(
+    const { after: made } = await this.#topology.changeDocument(
       'data-key',
       vhost,
       nameOf(id),
       (current, table) => {
         const before = generationOf(table, vhost, queue)
-        if (current !== undefined || (which === 'first' && before > 0)) return null
+        assert(current === undefined, 'an id of 48 random bits is a new one')
+        if (before !== (after ?? before)) return null
         checkScope(table, vhost, queue)
         return { queue, generation: before + 1, createdAt, ...wrapped }
       },
     )
-    const document = readDocument(DataKeyDocument, after)
+    const document = readDocument(DataKeyDocument, made)
     if (document !== undefined && !keys.get(id)) {
       keys.add(new DataKey({ id, vhost, queue, generation: document.generation }, material))
     }
     material.fill(0)
     this.#waiting.delete(waitingName(vhost, id))
-    if (document !== undefined) return keys.get(id)
-    await this.look() // somebody else made it
-    return keys.newest(vhost, queue)
+    return document && keys.get(id)
   }
 
   async #wrap(kek: KeyEncryptionKey, material: Buffer, context: string) {

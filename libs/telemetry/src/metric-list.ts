@@ -262,6 +262,12 @@ export const METRICS = {
     labels: {},
     doc: 'Data keys that this process cannot use, since what wrapped them is not to be had: what they sealed waits.',
   },
+  dataKeysRotated: {
+    name: 'sluice_data_keys_rotated_total',
+    kind: 'counter',
+    labels: {},
+    doc: 'Data keys that this process replaced for their age.',
+  },
   wrappingKeyAway: {
     name: 'sluice_wrapping_key_away',
     kind: 'gauge',

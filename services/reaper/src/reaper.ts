@@ -12,6 +12,7 @@ import type { QueueEntry, RoutingTable, Topology } from '@sluice/topology'
 import { Agenda } from './agenda.ts'
 import { DeadLetters } from './dead-letter.ts'
 import { every, sparsely } from './every.ts'
+import { keyRotation } from './key-rotation.ts'
 import { maintenance } from './maintenance.ts'
 import { reclaimDeadSlots } from './reclaim.ts'
 import { schedules } from './schedules.ts'
@@ -29,7 +30,7 @@ export function reaper(deps: Deps, config: Config): Service {
     await reclaimDeadSlots(deps, signal)
     passes.value++
   }
-  const { reaperPassMs: passMs, reaperSweepMs: sweepMs } = config
+  const { reaperPassMs: passMs, reaperSweepMs: sweepMs, dataKeyRotationMs } = config
   return {
     name: 'reaper',
     routes: [],
@@ -38,6 +39,7 @@ export function reaper(deps: Deps, config: Config): Service {
       async (signal) => every(passMs, signal, () => reclaim(signal), report),
       maintenance(deps, { sweepMs }, report),
       schedules(deps, report),
+      keyRotation(deps, { everyMs: sweepMs, maxAgeMs: dataKeyRotationMs }, report),
     ],
   }
 }
