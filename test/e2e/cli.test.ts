@@ -194,6 +194,11 @@ test('dead letters are searched, edited and redriven by jobs that are told what 
   )
   assert.deepEqual(await bodies('--text three'), [])
   assert.equal((await sluice(`${edit} --remove`)).code, 1, 'it is gone')
+  const [dull] = await search('--text dull')
+  for (const said of ['discarded\n', 'was not there\n']) {
+    assert.equal(await done(`dead-letters discard dead ${dull.id}`), said)
+  }
+  assert.equal((await sluice('redrive dead --since yesterday')).code, 2)
 
   const dry = await done('redrive dead --header team=red --to-queue again --dry-run')
   assert.match(dry, /^2 would go back to their queues, 0 left/)

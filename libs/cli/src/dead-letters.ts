@@ -1,45 +1,20 @@
 /** dead-letters, redrive: what was given up on, why, and the way back. */
 import { readFileSync } from 'node:fs'
-import { setTimeout as sleep } from 'node:timers/promises'
-import { Command, Option } from 'commander'
+import type {
+  DeadLetterFilter,
+  Letter,
+  Redrive,
+  RedriveStatus,
+  RedriveTarget,
+} from '@sluice/client'
+import { Command, InvalidArgumentError, Option, type OptionValues } from 'commander'
 import { Exit } from './exit.ts'
-import { type Peeked, short } from './look.ts'
-import { integer, open, pathIn } from './profile.ts'
+import { short } from './look.ts'
+import { integer, open } from './profile.ts'
 import { grouped, type Terminal, table } from './terminal.ts'
 
 const LOOK_MS = 300
 const QUEUE_DEFAULT = 'amq.dead-letters'
-
-interface DeadLetter extends Peeked {
-  readonly death: {
-    readonly queue?: string
-    readonly reason?: string
-    readonly lastError?: string
-    readonly deliveryCount?: number
-  }
-}
-
-interface Page {
-  readonly messages: readonly DeadLetter[]
-  readonly next?: string
-  readonly scanned: number
-}
-
-interface Status {
-  readonly id: string
-  readonly state: 'waiting' | 'running' | 'paused' | 'done' | 'cancelled' | 'failed'
-  readonly dryRun: boolean
-  readonly total?: number
-  readonly scanned: number
-  readonly matched: number
-  readonly redriven: number
-  readonly skipped: number
-  readonly causes: Readonly<Record<string, number>>
-  readonly rate: number
-  readonly error?: string
-}
-
-const FILTER = ['reason', 'diedIn', 'since', 'until', 'header', 'exchange', 'routingKey', 'text']
 
 function filtered(command: Command): Command {
   return command
@@ -49,22 +24,23 @@ function filtered(command: Command): Command {
       ]),
     )
     .option('--died-in <queue>', 'where it died')
-    .option('--since <time>', 'died then or later, e.g. 2030-01-31T12:00:00Z')
-    .option('--until <time>', 'died before')
+    .option('--since <time>', 'died then or later, e.g. 2030-01-31T12:00:00Z', time)
+    .option('--until <time>', 'died before', time)
     .option('--header <name[=value]>', 'has this header')
     .option('--exchange <name>', 'where it was first published')
     .option('--routing-key <key>', 'by which it was first published')
     .option('--text <text>', 'has this in its body')
 }
 
-const filterOf = (options: Readonly<Record<string, unknown>>): Record<string, string> =>
-  Object.fromEntries(
-    FILTER.filter((name) => options[name] !== undefined).map((name) => [name, `${options[name]}`]),
-  )
+function filterOf(options: OptionValues): DeadLetterFilter {
+  const { reason, diedIn, since, until, header, exchange, routingKey, text } = options
+  return { reason, diedIn, since, until, header, exchange, routingKey, text }
+}
 
 export function deadLetterCommands(terminal: Terminal): Command[] {
   const list = listCommand(terminal)
   list.addCommand(copyCommand(terminal))
+  list.addCommand(discardCommand(terminal))
   const redrive = redriveCommand(terminal)
   redrive.addCommand(jobsCommand(terminal))
   for (const command of changeCommands(terminal)) redrive.addCommand(command)
@@ -80,24 +56,21 @@ function listCommand(terminal: Terminal): Command {
     .option('-n, --limit <n>', 'how many', integer(1, 500), 20)
     .option('--after <cursor>', 'go on behind what was shown')
     .action(async (queue: string, options, command: Command) => {
-      const { sluice, vhost, json } = open(command)
-      const path = pathIn(vhost, 'queues', queue, 'dead-letters')
-      const found: DeadLetter[] = []
+      const { sluice, json } = open(command)
+      const letters = sluice.deadLetters(queue)
+      const filter = filterOf(options)
+      const found: Letter[] = []
       let after: string | undefined = options.after
       let scanned = 0
       do {
-        const query = {
-          ...filterOf(options),
-          limit: `${options.limit - found.length}`,
-          ...(after !== undefined && { after }),
-        }
-        const page = (await sluice.request('GET', path, { query })) as Page
-        found.push(...page.messages)
+        const pageSize = options.limit - found.length
+        const page = await letters.searchPage({ ...filter, pageSize, ...(after && { after }) })
+        found.push(...page.letters)
         scanned += page.scanned
         after = page.next
         terminal.progress(() => `${grouped(scanned)} looked at, ${grouped(found.length)} found`)
       } while (after !== undefined && found.length < options.limit)
-      if (json) for (const message of found) terminal.print(message, { json })
+      if (json) for (const letter of found) terminal.print(letter, { json })
       else terminal.print(found, { json, text: () => deadTable(found) })
       if (after !== undefined) terminal.note(`there are more: --after ${after}`)
     })
@@ -117,31 +90,44 @@ function copyCommand(terminal: Terminal): Command {
     .option('-k, --key <key>', 'by this routing key')
     .option('--remove', 'remove the original once the copy is stored')
     .action(async (queue: string, id: string, options, command: Command) => {
-      const { sluice, vhost, json } = open(command)
+      const { sluice, json } = open(command)
       const headers = (options.setHeader as string[]).map((header) => {
         const at = header.indexOf('=')
         if (at < 1) throw command.error('--set-header is name=value') as never
         return [header.slice(0, at), header.slice(at + 1)]
       })
-      const body = {
-        ...(options.body !== undefined && { body: options.body }),
-        ...(options.file !== undefined && {
-          bodyBase64: readFileSync(options.file).toString('base64'),
-        }),
+      const receipt = await sluice.deadLetters(queue).sendCopy(id, {
+        body: options.file === undefined ? options.body : readFileSync(options.file),
         ...(headers.length > 0 && { headers: Object.fromEntries(headers) }),
-        ...(options.removeHeader.length > 0 && { removeHeaders: options.removeHeader }),
-        ...(options.toQueue !== undefined && { queue: options.toQueue }),
-        ...(options.toExchange !== undefined && { exchange: options.toExchange }),
-        ...(options.key !== undefined && { routingKey: options.key }),
+        removeHeaders: options.removeHeader,
+        queue: options.toQueue,
+        exchange: options.toExchange,
+        routingKey: options.key,
         remove: options.remove === true,
-      }
-      const path = pathIn(vhost, 'queues', queue, 'dead-letters', id, 'copies')
-      const answer = (await sluice.request('POST', path, { body })) as { queues: string[] }
-      terminal.print(answer, { json, text: () => `copied to ${answer.queues.join(', ')}` })
+      })
+      terminal.print(receipt, { json, text: () => `copied to ${receipt.queues.join(', ')}` })
+    })
+}
+
+function discardCommand(terminal: Terminal): Command {
+  return new Command('discard')
+    .description('throw one away')
+    .argument('<queue>', 'where it is kept')
+    .argument('<id>', 'which one')
+    .action(async (queue: string, id: string, _options, command: Command) => {
+      const { sluice, json } = open(command)
+      const removed = await sluice.deadLetters(queue).discard(id)
+      terminal.print({ removed }, { json, text: () => (removed ? 'discarded' : 'was not there') })
     })
 }
 
 const collect = (value: string, all: string[]): string[] => [...all, value]
+
+function time(text: string): Date {
+  const at = new Date(text)
+  if (Number.isNaN(at.getTime())) throw new InvalidArgumentError('It is a time (RFC 3339).')
+  return at
+}
 
 const rateOption = () =>
   new Option('--rate <n>', 'letters a second; 0: as fast as it goes').argParser(
@@ -162,30 +148,24 @@ function redriveCommand(terminal: Terminal): Command {
     .option('--dry-run', 'count, and move nothing')
     .option('--no-wait', 'do not wait until the job is done')
     .action(async (queue: string, options, command: Command) => {
-      const { sluice, vhost, json } = open(command)
-      const path = pathIn(vhost, 'queues', queue)
-      const { id, toQueue, toExchange, rate, limit, dryRun, wait } = options
-      const to = toQueue === undefined ? (toExchange ? 'exchange' : 'queue') : { queue: toQueue }
-      const filter = filterOf(options)
-      const job = { filter, to, perSecond: rate ?? 0, limit: limit ?? 0, dryRun: dryRun === true }
-      const body = id === undefined ? job : { id, to }
-      const answer = await sluice.request('POST', `${path}/redrive`, { body })
+      const { sluice, json } = open(command)
+      const letters = sluice.deadLetters(queue)
+      const { id, toQueue, toExchange, rate: perSecond, limit, dryRun, wait } = options
+      const origin = toExchange ? 'exchange' : 'queue'
+      const to: RedriveTarget = toQueue === undefined ? origin : { queue: toQueue }
       if (id !== undefined) {
-        const { queue: back } = answer as { queue: string }
-        return terminal.print(answer, { json, text: () => `back in ${back || 'its exchange'}` })
+        const back = await letters.redriveOne(id, { to })
+        const text = () => `back in ${back || 'its exchange'}`
+        return terminal.print({ queue: back }, { json, text })
       }
-      const started = answer as { id: string }
-      if (!wait) return terminal.print(answer, { json, text: () => `job ${started.id}` })
-      for (;;) {
-        const url = `${path}/redrives/${started.id}`
-        const status = (await sluice.request('GET', url)) as Status
+      const filter = filterOf(options)
+      const job = await letters.startRedrive({ filter, to, perSecond, limit, dryRun })
+      if (!wait) return terminal.print({ id: job.id }, { json, text: () => `job ${job.id}` })
+      for await (const status of job.watch({ everyMs: LOOK_MS })) {
         terminal.progress(() => progressText(status))
-        if (isOver(status)) {
-          terminal.print(status, { json, text: () => told(status) })
-          if (status.state !== 'done') throw new Exit(1)
-          return
-        }
-        await sleep(LOOK_MS)
+        if (!isOver(status)) continue
+        terminal.print(status, { json, text: () => told(status) })
+        if (status.state !== 'done') throw new Exit(1)
       }
     })
 }
@@ -195,45 +175,44 @@ function jobsCommand(terminal: Terminal): Command {
     .description('redrives under way, and those of the last day')
     .argument('[queue]', 'of which queue', QUEUE_DEFAULT)
     .action(async (queue: string, _options, command: Command) => {
-      const { sluice, vhost, json } = open(command)
-      const answer = await sluice.request('GET', pathIn(vhost, 'queues', queue, 'redrives'))
-      const { redrives } = answer as { redrives: Status[] }
+      const { sluice, json } = open(command)
+      const redrives = await sluice.deadLetters(queue).listRedrives()
       if (json) for (const status of redrives) terminal.print(status, { json })
       else terminal.print(redrives, { json, text: () => jobTable(redrives) })
     })
 }
 
 function changeCommands(terminal: Terminal): Command[] {
-  const change = (name: string, description: string, body: object) =>
+  type Change = (job: Redrive, rate: { perSecond?: number }) => Promise<RedriveStatus>
+  const change = (name: string, description: string, act: Change) =>
     new Command(name)
       .description(description)
       .argument('<job>', 'which redrive')
       .argument('[queue]', 'of which queue', QUEUE_DEFAULT)
-      .addOption(rateOption())
-      .action(async (job: string, queue: string, _options, command: Command) => {
-        const { sluice, vhost, json } = open(command)
-        const { rate } = command.optsWithGlobals() // `redrive` takes it where both could
-        const path = pathIn(vhost, 'queues', queue, 'redrives', job)
-        const changed = { ...body, ...(rate !== undefined && { perSecond: rate }) }
-        const status = (await sluice.request('PUT', path, { body: changed })) as Status
+      .action(async (id: string, queue: string, _options, command: Command) => {
+        const { sluice, json } = open(command)
+        const { rate: perSecond } = command.optsWithGlobals() // `redrive` takes it where both could
+        const status = await act(sluice.deadLetters(queue).redrive(id), { perSecond })
         terminal.print(status, { json, text: () => `${status.state}: ${progressText(status)}` })
       })
   return [
-    change('pause', 'a redrive waits', { paused: true }),
-    change('resume', 'it goes on, at another rate if one is given', { paused: false }),
-    change('cancel', 'it ends where it is', { cancelled: true }),
+    change('pause', 'a redrive waits', (job) => job.pause()),
+    change('resume', 'it goes on, at another rate if one is given', (job, rate) =>
+      job.resume(rate),
+    ).addOption(rateOption()),
+    change('cancel', 'it ends where it is', (job) => job.cancel()),
   ]
 }
 
-const isOver = ({ state }: Status) => ['done', 'failed', 'cancelled'].includes(state)
+const isOver = ({ state }: RedriveStatus) => ['done', 'failed', 'cancelled'].includes(state)
 
-function progressText({ total = 0, scanned, redriven, skipped, rate }: Status): string {
+function progressText({ total = 0, scanned, redriven, skipped, rate }: RedriveStatus): string {
   const share = total > 0 ? Math.min(100, Math.floor((100 * scanned) / total)) : 0
   const counts = `${grouped(redriven)} back, ${grouped(skipped)} left`
   return `${share} % of ${grouped(total)}: ${counts}, ${grouped(Math.round(rate))}/s`
 }
 
-function told({ state, dryRun, redriven, skipped, causes, error }: Status): string {
+function told({ state, dryRun, redriven, skipped, causes, error }: RedriveStatus): string {
   if (state === 'failed') return `failed: ${error ?? 'for reasons unknown'}`
   const back = dryRun ? 'would go back to their queues' : 'back in their queues'
   const left = `${grouped(redriven)} ${back}, ${grouped(skipped)} left where they are`
@@ -242,17 +221,21 @@ function told({ state, dryRun, redriven, skipped, causes, error }: Status): stri
   return state === 'cancelled' ? `cancelled: ${counts}` : counts
 }
 
-function deadTable(messages: readonly DeadLetter[]): string {
+function deadTable(letters: readonly Letter[]): string {
   return table(
     ['ID', 'DIED IN', 'REASON', 'DELIVERIES', 'LAST ERROR', 'BODY'],
-    messages.map(({ id, death, body }) => [
-      ...[id, death.queue ?? '', death.reason ?? '', death.deliveryCount ?? 0],
-      ...[short(death.lastError ?? ''), short(body)],
+    letters.map(({ id, death, body }) => [
+      ...[id, death.queue, death.reason ?? '', death.deliveryCount ?? 0],
+      ...[short(death.lastError ?? ''), shown(body)],
     ]),
   )
 }
 
-function jobTable(redrives: readonly Status[]): string {
+/** Bytes are told by their number. */
+const shown = (body: unknown) =>
+  body instanceof Uint8Array ? `${grouped(body.length)} bytes` : short(body)
+
+function jobTable(redrives: readonly RedriveStatus[]): string {
   return table(
     ['JOB', 'STATE', 'SCANNED', 'MATCHED', 'BACK', 'LEFT', 'RATE'],
     redrives.map(({ id, state, scanned, matched, redriven, skipped, rate }) => [

@@ -1,6 +1,22 @@
 export { BROKER_ERROR_CODES } from './broker-error-codes.ts'
 export type { CloudEvent } from './cloud-event.ts'
 export { type ConsumeOptions, Consumer, type Handler } from './consumer.ts'
+export {
+  type CopyReceipt,
+  type DeadLetterFilter,
+  DeadLetters,
+  type Death,
+  type DeathReason,
+  Letter,
+  type LetterChanges,
+  type LetterPage,
+  Redrive,
+  type RedriveOptions,
+  type RedriveStatus,
+  type RedriveTarget,
+  type RedriveWatchOptions,
+  type SearchOptions,
+} from './dead-letters.ts'
 export { DeadLetter, Delivery, Message, Retry } from './delivery.ts'
 export {
   CLIENT_ERROR_CODES,

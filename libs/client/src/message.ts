@@ -98,12 +98,16 @@ export function messageFields(
   }
 }
 
+/** undefined: it is text, or a value for JSON. */
+export function bytesOf(body: Body): Uint8Array | undefined {
+  if (body instanceof ArrayBuffer) return new Uint8Array(body)
+  return body instanceof Uint8Array ? body : undefined
+}
+
 function encodeBody(body: Body): { contentType: string; body?: string; bodyBase64?: string } {
   if (typeof body === 'string') return { body, contentType: 'text/plain; charset=utf-8' }
-  if (body instanceof ArrayBuffer) return encodeBody(new Uint8Array(body))
-  if (body instanceof Uint8Array) {
-    return { bodyBase64: toBase64(body), contentType: 'application/octet-stream' }
-  }
+  const bytes = bytesOf(body)
+  if (bytes) return { bodyBase64: toBase64(bytes), contentType: 'application/octet-stream' }
   const text = JSON.stringify(body)
   if (text === undefined) throw new TypeError('A body is bytes, text, or a value that JSON has.')
   return { body: text, contentType: 'application/json' }

@@ -1,6 +1,7 @@
 /** The client: publish, consume, declare. */
 import { type CloudEvent, completeEvent } from './cloud-event.ts'
 import { type ConsumeOptions, Consumer, type Handler } from './consumer.ts'
+import { DeadLetters } from './dead-letters.ts'
 import type { Message } from './delivery.ts'
 import { SluiceError } from './errors.ts'
 import { type CallOptions, Http, type SluiceOptions } from './http.ts'
@@ -142,6 +143,11 @@ export class Sluice {
     options: WatchOptions<T> = {},
   ): AsyncGenerator<Message<T>, void, void> {
     return watch(this.#http, exchange, options)
+  }
+
+  /** The dead letters in a queue. Default: where they lie unless a queue says otherwise. */
+  deadLetters(queue = 'amq.dead-letters'): DeadLetters {
+    return new DeadLetters(this.#http, queue)
   }
 
   /**

@@ -18,13 +18,13 @@ import {
   route,
   toMessage,
 } from '@sluice/server'
-import { type MessageRecord, messageIdentity } from '@sluice/store'
-import { appendTo, type Letter, type QueueEntry, readLetter } from '@sluice/topology'
+import { type MessageRecord, messageIdentity, type Peeked } from '@sluice/store'
+import { appendTo, type Letter, type QueueEntry } from '@sluice/topology'
 import { z } from 'zod'
+import { findLetter, pickLetter } from './find-letter.ts'
 import { findQueue } from './find-queue.ts'
 
 const name = z.string().max(limits.NAME_BYTES_MAX)
-const LEASE_MS = 15_000
 
 const CopyBody = MessageFields.extend({
   exchange: name.optional().meta({ description: 'Publish it there.' }),
@@ -70,23 +70,15 @@ export function copyRoute(deps: Deps): Route {
     ],
     async handle({ params, body: changes, grants, principal }) {
       const entry = await findQueue(topology, params)
-      const found = await entry.store.find(params.id)
-      if (!found || found.message.record.unreadable !== undefined) {
-        const text = `There is no readable message ${JSON.stringify(params.id)} here.`
-        throw new BrokerError('message_not_found', text)
-      }
-      const { ref, record } = found.message
-      const letter = readLetter(record)
-      if (!letter) throw new BrokerError('invalid_request', `Message ${ref} is no dead letter.`)
-      const message = edited(entry, ref, record, letter, changes, broker.state.clockAheadMs)
-      const { exchange, queue } = target(changes, letter)
+      const found = await findLetter(entry.store, params.id)
+      const { ref } = found.message
+      const target = targetOf(changes, found.letter)
+      const message = edited(entry, found, changes, target, broker.state.clockAheadMs)
+      const { exchange, queue } = target
       if (exchange !== undefined) requirePublish(topology.table, grants, message)
 
       const holder = `edited by ${principal.name}`
-      const leased = changes.remove ? await entry.store.pick(ref, LEASE_MS, holder) : undefined
-      if (changes.remove && !leased) {
-        throw new BrokerError('in_use', `Somebody holds message ${ref}, or it is gone.`)
-      }
+      const leased = changes.remove ? await pickLetter(entry.store, ref, holder) : undefined
       const { outcome, queues } = await send(deps, entry, message, queue)
       const place = queue === undefined ? message : { exchange: '', routingKey: queue }
       const refusal = refusalOf(outcome, place)
@@ -103,21 +95,26 @@ export function copyRoute(deps: Deps): Route {
 
 type Changes = z.output<typeof CopyBody>
 
-function target({ exchange, queue }: Changes, letter: Letter) {
+/** One of both. */
+interface CopyTarget {
+  readonly exchange?: string
+  readonly queue?: string
+}
+
+function targetOf({ exchange, queue }: Changes, letter: Letter): CopyTarget {
   if (exchange !== undefined && queue !== undefined) {
     throw new BrokerError('invalid_request', 'Name an exchange or a queue, not both.')
   }
-  if (exchange !== undefined) return { exchange: exchangeName(exchange), queue: undefined }
-  return { exchange: undefined, queue: queue ?? letter.queue }
+  if (exchange !== undefined) return { exchange: exchangeName(exchange) }
+  return { queue: queue ?? letter.queue }
 }
 
 /** The letter with its changes. Its own identity and theirs make the copy's. */
 function edited(
   { store }: QueueEntry,
-  ref: string,
-  record: MessageRecord,
-  letter: Letter,
+  { message: { ref, record }, letter }: { message: Peeked; letter: Letter },
   changes: Changes,
+  { exchange, queue }: CopyTarget,
   clockAheadMs: number,
 ): Message {
   const draft = new Draft(letter.routingKey)
@@ -133,7 +130,6 @@ function edited(
   draft.properties.headers = Object.fromEntries(
     Object.entries(headers).filter(([header]) => !removed.has(header)),
   )
-  const { exchange, queue } = target(changes, letter)
   if (draft.dedupId === '') draft.dedupId = copyIdentity(messageIdentity(store, ref), changes)
   if (queue !== undefined && fields['routingKey'] === undefined) draft.routingKey = queue
   const body = bodyOf(changes, draft, record)

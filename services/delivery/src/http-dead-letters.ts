@@ -5,14 +5,15 @@
  * with their history in their headers (libs/topology/src/dead-letter.ts).
  */
 import { type Deps, type Route, route } from '@sluice/server'
-import type { Peeked } from '@sluice/store'
-import { deathHistory, matcher, originalQueue } from '@sluice/topology'
+import type { MessageState, Peeked } from '@sluice/store'
+import { type Letter, matcher, readLetter } from '@sluice/topology'
 import { z } from 'zod'
 import { FilterFields, readFilter } from './dead-letter-query.ts'
+import { findLetter, pickLetter } from './find-letter.ts'
 import { findQueue } from './find-queue.ts'
 import { copyRoute } from './http-dead-letter-copy.ts'
 import { PageQuery, PeekedJson, pageOf, peekedJson, readPage } from './http-messages.ts'
-import { type Encoding, readHeaders, timeJson } from './message-json.ts'
+import { Encoding, timeJson } from './message-json.ts'
 import { KeptAttempt, parseAttempt } from './push/kept-attempt.ts'
 
 const path = '/v1/vhosts/:vhost/queues/:queue'
@@ -28,7 +29,7 @@ const Death = z.object({
 
 const DeadLetter = PeekedJson.extend({
   death: z.object({
-    queue: z.string().optional().meta({ description: 'Where it died last: a redrive’s target.' }),
+    queue: z.string().meta({ description: 'Where it died last: a redrive’s target.' }),
     reason: z.string().optional().meta({
       description: 'rejected, expired, maxlen or delivery_limit.',
     }),
@@ -47,7 +48,7 @@ const Page = pageOf(DeadLetter).extend({
 })
 
 export function deadLetterRoutes(deps: Deps): Route[] {
-  return [listRoute(deps), copyRoute(deps)]
+  return [listRoute(deps), readRoute(deps), discardRoute(deps), copyRoute(deps)]
 }
 
 function listRoute({ topology }: Deps): Route {
@@ -69,32 +70,71 @@ function listRoute({ topology }: Deps): Route {
       const wanted = ({ record }: Peeked) => matches(record)
       const page = await readPage(store, { state: 'ready', after, limit }, wanted)
       const { next, scanned } = page
-      const messages = page.messages.map((message) => letterJson(message, encoding))
+      const messages = page.messages.flatMap((message) => {
+        const letter = readLetter(message.record)
+        return letter ? letterJson(message, 'ready', letter, encoding) : []
+      })
       return { status: 200, body: { messages, scanned, ...(next !== '' && { next }) } }
     },
   })
 }
 
-function letterJson(message: Peeked, encoding: Encoding) {
-  const headers = readHeaders(message.record)
-  const { deaths, error, holder, deliveryCount, attempts } = deathHistory(headers)
-  const reason = headers['x-last-death-reason'] ?? deaths[0]?.reason
+function readRoute({ topology }: Deps): Route {
+  return route({
+    method: 'get',
+    path: `${path}/dead-letters/:id`,
+    tag: 'operate',
+    needs: { read: 'queue' },
+    summary: 'A dead letter, with why it died',
+    query: z.strictObject({ encoding: Encoding }),
+    answers: { 200: { description: 'It is untouched.', body: DeadLetter } },
+    refusals: ['vhost_not_found', 'queue_not_found', 'message_not_found'],
+    async handle({ params, query: { encoding } }) {
+      const { store } = await findQueue(topology, params)
+      const { state, message, letter } = await findLetter(store, params.id)
+      return { status: 200, body: letterJson(message, state, letter, encoding) }
+    },
+  })
+}
+
+function discardRoute({ topology }: Deps): Route {
+  return route({
+    method: 'delete',
+    path: `${path}/dead-letters/:id`,
+    tag: 'operate',
+    needs: { read: 'queue' },
+    summary: 'Throw a dead letter away',
+    description: 'Discarding what is not there succeeds.',
+    answers: {
+      200: { description: 'Whether it was there.', body: z.object({ removed: z.boolean() }) },
+    },
+    refusals: ['vhost_not_found', 'queue_not_found', 'in_use'],
+    async handle({ params, principal }) {
+      const { store } = await findQueue(topology, params)
+      if (!(await store.find(params.id))) return { status: 200, body: { removed: false } }
+      const { message } = await findLetter(store, params.id)
+      const { token } = await pickLetter(store, message.ref, `discarded by ${principal.name}`)
+      const [settled] = await store.settle([{ token, outcome: 'ack' }])
+      return { status: 200, body: { removed: settled === 'settled' } }
+    },
+  })
+}
+
+function letterJson(message: Peeked, state: MessageState, letter: Letter, encoding: Encoding) {
+  const { queue, reason, history } = letter
+  const { deaths, error, holder, deliveryCount, attempts } = history
   return {
-    ...peekedJson(message, 'ready', encoding),
+    ...peekedJson(message, state, encoding),
     death: {
-      queue: originalQueue(headers),
-      reason: typeof reason === 'string' ? reason : undefined,
+      queue,
+      reason,
       lastError: error,
       heldBy: holder,
       attempts: attempts.flatMap((text) => parseAttempt(text) ?? []),
       deliveryCount,
       history: deaths.map(({ queue, reason, count, timeMs, exchange, routingKeys }) => ({
-        queue,
-        reason,
-        count,
+        ...{ queue, reason, count, exchange, routingKeys },
         ...(timeMs !== undefined && { at: timeJson(timeMs) }),
-        exchange,
-        routingKeys,
       })),
     },
   }

@@ -74,8 +74,8 @@ export function messageRoutes({ topology }: Deps): Route[] {
     async handle({ params, query }) {
       const { store } = await findQueue(topology, params)
       if (query.id !== undefined) {
-        const message = await findMessage(store, query.id, query.encoding)
-        return { status: 200, body: { messages: [message] } }
+        const { state, message } = await findMessage(store, query.id)
+        return { status: 200, body: { messages: [peekedJson(message, state, query.encoding)] } }
       }
       const { state, header, after, limit, encoding } = query
       const wanted = header === undefined ? () => true : hasHeader(header)
@@ -106,12 +106,10 @@ export function messageRoutes({ topology }: Deps): Route[] {
 }
 
 /** Throws message_not_found. */
-async function findMessage(store: QueueStore, id: string, encoding: Encoding) {
+export async function findMessage(store: QueueStore, id: string) {
   const found = await store.find(id)
-  if (!found) {
-    throw new BrokerError('message_not_found', `There is no message ${JSON.stringify(id)} here.`)
-  }
-  return peekedJson(found.message, found.state, encoding)
+  if (found) return found
+  throw new BrokerError('message_not_found', `There is no message ${JSON.stringify(id)} here.`)
 }
 
 export function peekedJson(message: Peeked, state: MessageState, encoding: Encoding) {

@@ -7,6 +7,7 @@ import { type QueueEntry, redrive } from '@sluice/topology'
 import { z } from 'zod'
 import { Filter, readFilter } from './dead-letter-query.ts'
 import { findQueue } from './find-queue.ts'
+import { findMessage } from './http-messages.ts'
 import { timeJson } from './message-json.ts'
 
 const path = '/v1/vhosts/:vhost/queues/:queue'
@@ -232,11 +233,8 @@ async function redriveOne(
   id: string,
   asked: Parameters<typeof redrive>[3],
 ): Promise<string> {
-  const found = await entry.store.find(id)
-  if (!found) {
-    throw new BrokerError('message_not_found', `There is no message ${JSON.stringify(id)} here.`)
-  }
-  const result = await redrive(deps, entry, found.message, asked)
+  const { message } = await findMessage(entry.store, id)
+  const result = await redrive(deps, entry, message, asked)
   switch (result.kind) {
     case 'redriven':
       return result.queue
