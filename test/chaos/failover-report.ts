@@ -1,7 +1,7 @@
 /** What primaries that went cost: messages lost, doubled or out of order, and waiting. */
 
-/** How a primary goes: SIGKILL, or SIGSTOP and later SIGCONT. */
-export type Kind = 'killed' | 'cut off'
+/** How a primary goes: SIGKILL; SIGSTOP; none of its group reaches it, while clients do. */
+export type Kind = 'killed' | 'stopped' | 'cut off'
 
 /** A primary that went. Moments are ms of the monotonic clock. */
 export interface Fault {
@@ -9,8 +9,6 @@ export interface Fault {
   readonly at: number
   /** When another served in its place. */
   readonly servedAt: number
-  /** When this one was let back. */
-  readonly backAt: number
   /** When every primary had a replica again. */
   readonly safeAt: number
 }
@@ -88,20 +86,11 @@ export function figuresOf(durability: string, lines: Iterable<Line>, faults: rea
 
 const longest = (all: readonly number[]) => Math.round(Math.max(0, ...all))
 
-/**
- * How long before a fault, and how long after the return of what was cut off, those were confirmed
- * that are lost. An answer that was under way at a fault is in neither.
- */
+/** How long before the nearest fault, and how long after it, those were confirmed that are lost. */
 function windows(lost: readonly number[], faults: readonly Fault[]) {
-  let [beforeMs, afterMs] = [0, 0]
-  for (const confirmedAt of lost) {
-    const distances = faults.map(({ at, backAt }) => ({
-      before: Math.max(0, at - confirmedAt),
-      after: Math.max(0, confirmedAt - backAt),
-    }))
-    const [nearest] = distances.sort((a, b) => a.before + a.after - b.before - b.after)
-    beforeMs = Math.max(beforeMs, nearest?.before ?? 0)
-    afterMs = Math.max(afterMs, nearest?.after ?? 0)
-  }
-  return { beforeMs: Math.round(beforeMs), afterMs: Math.round(afterMs) }
+  const distances = lost.map((confirmedAt) => {
+    const all = faults.map(({ at }) => confirmedAt - at)
+    return all.sort((a, b) => Math.abs(a) - Math.abs(b))[0] ?? 0
+  })
+  return { beforeMs: longest(distances.map((ms) => -ms)), afterMs: longest(distances) }
 }

@@ -8,6 +8,12 @@ export {
   type SharedRedis,
   withRedis,
 } from './redis.ts'
-export { moveSlot, privateCluster, privateSentinel, type RedisGroup } from './redis-group.ts'
+export {
+  type Member,
+  moveSlot,
+  privateCluster,
+  privateSentinel,
+  type RedisGroup,
+} from './redis-group.ts'
 export { findRedisServer } from './redis-server.ts'
 export { waitFor } from './wait-for.ts'

@@ -1,9 +1,11 @@
 /**
  * Several Redis servers that stand in for each other, for one test: a primary with replicas watched
- * by sentinels, or a cluster. They fail over within seconds.
+ * by sentinels, or a cluster. They fail over within seconds. Everybody reaches them through gates,
+ * so that one can be cut off from the others.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { freePort } from './free-port.ts'
+import { type Gate, Network } from './gate.ts'
 import {
   launch,
   type PrivateRedis,
@@ -13,13 +15,21 @@ import {
 } from './redis.ts'
 import { waitFor } from './wait-for.ts'
 
+export interface Member extends PrivateRedis {
+  /** Where the group and its clients reach it; `redis` goes straight to the server. */
+  readonly port: number
+  /** No other server or sentinel reaches it, nor does it reach them; clients do. */
+  cutOff(): void
+  heal(): void
+}
+
 export interface RedisGroup {
   /** See parseRedisUrl in @sluice/core. */
   readonly url: string
   /** Servers that keep data; which of them are primaries changes. */
-  readonly servers: readonly PrivateRedis[]
+  readonly servers: readonly Member[]
   /** Those that are primaries at the moment, as the sentinels or most nodes see it. */
-  primaries(): Promise<PrivateRedis[]>
+  primaries(): Promise<Member[]>
   /** The fewest replicas in step that one of them has. */
   replicas(): Promise<number>
   /** Resolves once every primary has its replicas in step, and everybody knows it. */
@@ -43,22 +53,33 @@ export async function privateSentinel(
   t: Scope,
   { replicas: count = 2, ...options }: PrivateRedisOptions & { readonly replicas?: number } = {},
 ): Promise<RedisGroup> {
-  const args = [...QUICK, ...(options.args ?? [])]
-  const primary = await privateRedis(t, { ...options, args })
-  const servers = [primary]
-  const follow = ['--replicaof', `127.0.0.1 ${primary.port}`]
-  for (let left = count; left > 0; left--) {
-    servers.push(await privateRedis(t, { ...options, args: [...args, ...follow] }))
+  const network = new Network()
+  const servers: Member[] = []
+  for (let left = 1 + count; left > 0; left--) {
+    const follow = servers.map(({ port }) => ['--replicaof', `127.0.0.1 ${port}`]).slice(0, 1)
+    servers.push(
+      await joinNetwork(t, network, ({ port }, source) =>
+        privateRedis(t, {
+          ...options,
+          args: [
+            ...[...QUICK, ...follow.flat(), ...(options.args ?? [])],
+            ...['--bind-source-addr', source, '--replica-announce-port', String(port)],
+          ],
+        }),
+      ),
+    )
   }
   const config = [
-    `sentinel monitor ${MASTER} 127.0.0.1 ${primary.port} 2`,
+    `sentinel monitor ${MASTER} 127.0.0.1 ${servers[0]!.port} 2`,
     `sentinel down-after-milliseconds ${MASTER} ${SENTINEL_DOWN_MS}`,
     `sentinel failover-timeout ${MASTER} 3000`,
     `sentinel parallel-syncs ${MASTER} ${count}`,
+    'sentinel announce-ip 127.0.0.1',
   ]
   const sentinels: PrivateRedis[] = []
   for (let left = SENTINELS; left > 0; left--) {
-    sentinels.push(await launch(t, ['--sentinel'], `${config.join('\n')}\n`))
+    const source = `bind-source-addr ${network.join()}`
+    sentinels.push(await launch(t, ['--sentinel'], `${[...config, source].join('\n')}\n`))
   }
   const ask = (what: string) =>
     Promise.all(sentinels.map(({ redis }) => redis.call('SENTINEL', what, MASTER))) as Promise<
@@ -86,21 +107,34 @@ export async function privateCluster(
   t: Scope,
   { primaries: count = 3, ...options }: PrivateRedisOptions & { readonly primaries?: number } = {},
 ): Promise<RedisGroup> {
-  const cluster = ['--cluster-enabled', 'yes', '--cluster-node-timeout', String(DOWN_MS)]
-  const args = [...QUICK, ...cluster, ...(options.args ?? [])]
-  const servers: PrivateRedis[] = []
-  // The bus would take the port 10 000 above, where anybody's outgoing connections may be.
-  const buses: number[] = []
+  const network = new Network()
+  const servers: Member[] = []
+  const buses: Gate[] = []
   for (let left = 2 * count; left > 0; left--) {
-    const bus = await freePort()
-    buses.push(bus)
-    servers.push(await privateRedis(t, { ...options, args: [...args, '--cluster-port', `${bus}`] }))
+    servers.push(
+      await joinNetwork(t, network, async ({ port }, source) => {
+        const bus = await network.gate(t, source)
+        buses.push(bus)
+        // By itself it would be the port 10 000 above, where outgoing connections may be.
+        bus.target = await freePort()
+        return privateRedis(t, {
+          ...options,
+          args: [
+            ...[...QUICK, '--cluster-enabled', 'yes', '--cluster-node-timeout', String(DOWN_MS)],
+            ...['--cluster-port', String(bus.target), '--cluster-announce-ip', '127.0.0.1'],
+            ...['--cluster-announce-port', String(port)],
+            ...['--cluster-announce-bus-port', String(bus.port)],
+            ...['--bind-source-addr', source, ...(options.args ?? [])],
+          ],
+        })
+      }),
+    )
   }
-  const [first] = servers as [PrivateRedis]
+  const [first] = servers as [Member]
   const share = 16_384 / count
-  for (const [index, { redis, port }] of servers.entries()) {
+  for (const [index, { redis }] of servers.entries()) {
     await redis.cluster('SET-CONFIG-EPOCH', index + 1)
-    if (port !== first.port) await redis.call('CLUSTER', 'MEET', '127.0.0.1', first.port, buses[0]!)
+    if (index > 0) await redis.call('CLUSTER', 'MEET', '127.0.0.1', first.port, buses[0]!.port)
     if (index >= count) continue
     const [from, to] = [Math.ceil(index * share), Math.ceil((index + 1) * share) - 1]
     await redis.call('CLUSTER', 'ADDSLOTSRANGE', from, to)
@@ -132,6 +166,32 @@ export async function privateCluster(
   await whole()
   const hosts = servers.map(({ port }) => `127.0.0.1:${port}`).join(',')
   return { url: `redis+cluster://${hosts}`, servers, primaries, replicas, whole }
+}
+
+/** A server behind a gate of the network. */
+async function joinNetwork(
+  t: Scope,
+  network: Network,
+  start: (gate: Gate, source: string) => Promise<PrivateRedis>,
+): Promise<Member> {
+  const source = network.join()
+  const gate = await network.gate(t, source)
+  const server = await start(gate, source)
+  gate.target = server.port
+  return {
+    ...server,
+    port: gate.port,
+    kill9: async () => {
+      await server.kill9()
+      gate.close()
+    },
+    restart: async () => {
+      await server.restart()
+      await gate.open()
+    },
+    cutOff: () => network.cutOff(source),
+    heal: () => network.heal(source),
+  }
 }
 
 /**

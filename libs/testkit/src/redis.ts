@@ -166,7 +166,7 @@ function open(url: string): Redis {
  * Runs `end` after every `t.after` that the test registers: those run in the order of their
  * registration, so one that registers itself again comes after all of them.
  */
-function last(t: Scope, end: () => void | Promise<void>): void {
+export function last(t: Scope, end: () => void | Promise<void>): void {
   t.after(() => t.after(end))
 }
 
