@@ -18,8 +18,16 @@ const PARTS = ['package.json', 'libs', 'services']
  */
 export const EARLIER = 'bc4833b'
 
+/**
+ * What that version logs as an error as it stops, and is none: a hint came when it could not be
+ * passed on any more. Goes with it.
+ */
+const FLAW = /#passOn/
+
 export interface Version {
   readonly name: string
+  /** Lines of its log that are known, and no failure. */
+  readonly flaw?: RegExp
   /** What starts a process of it; unless told, what is checked out. */
   readonly main?: string
 }
@@ -44,7 +52,7 @@ export function versionOf(t: Scope, revision: string): Version {
   const input = execFileSync('git', ['archive', revision, ...PARTS], options)
   execFileSync('tar', ['-x', '-C', folder], { input })
   linkPackages(folder)
-  return { name: revision, main: join(folder, 'services/all-in-one/src/main.ts') }
+  return { name: revision, flaw: FLAW, main: join(folder, 'services/all-in-one/src/main.ts') }
 }
 
 /**

@@ -11,6 +11,7 @@ import { privateRedis, waitFor } from '@sluice/testkit'
 import { Redis } from 'ioredis'
 import type { LeasedMessage, QueueStore } from './index.ts'
 import { openStore, QUEUE_SETTINGS_DEFAULT } from './index.ts'
+import { wakeChannel } from './keys.ts'
 import type { Slot } from './slot.ts'
 import { bodies, drain, HOUR_MS, lease, pass, publish } from './test-queue.ts'
 
@@ -56,6 +57,25 @@ test('each process has a name of its own, alive until it closes', async (t) => {
   await store.close()
   assert.deepEqual(await slot.alive(), [slot.name])
   assert.deepEqual(await slot.dead(), [{ slot: other.name, bases: [] }])
+})
+
+test('hints that reach a process as it closes are passed on or dropped, without an error', async (t) => {
+  const { redis, reported, open, slot } = await setup(t)
+  const { store, queue, slot: closing } = await open()
+  await queue.take(1, 'never')
+  let closed = false
+  const hinting = (async () => {
+    while (!closed) {
+      const hints = redis.pipeline()
+      for (let i = 0; i < 100; i++) hints.publish(wakeChannel(closing.name), queue.base)
+      await hints.exec()
+    }
+  })()
+  await store.close()
+  closed = true
+  await hinting
+  await slot.alive() // what failed of itself has been reported by then
+  assert.deepEqual(reported, [])
 })
 
 test('no name comes again, though Redis has forgotten all that there were', async (t) => {

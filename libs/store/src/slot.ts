@@ -62,14 +62,7 @@ export class Slot {
   }
 
   async open(): Promise<void> {
-    this.#subscriber.on('message', (channel: string, payload: string) => {
-      if (channel === AGENDA_CHANNEL) {
-        const space = payload.lastIndexOf(' ')
-        this.#onAgenda?.(payload.slice(0, space), Number(payload.slice(space + 1)))
-      } else if (channel === wakeChannel(this.#name)) {
-        this.#onWake(payload)
-      }
-    })
+    this.#subscriber.on('message', this.#hear)
     await this.#take()
     let listening = false
     this.#timer = setInterval(() => {
@@ -88,6 +81,15 @@ export class Slot {
         })
     }, limits.SLOT_HEARTBEAT_MS)
     this.#timer.unref()
+  }
+
+  readonly #hear = (channel: string, payload: string): void => {
+    if (channel === AGENDA_CHANNEL) {
+      const space = payload.lastIndexOf(' ')
+      this.#onAgenda?.(payload.slice(0, space), Number(payload.slice(space + 1)))
+    } else if (channel === wakeChannel(this.#name)) {
+      this.#onWake(payload)
+    }
   }
 
   /** Hears of the next time something happens in a queue; for reapers. */
@@ -165,6 +167,8 @@ export class Slot {
   async close(): Promise<void> {
     clearInterval(this.#timer)
     await this.#beating // which may be about to take another name
+    // What came until here is passed on before the answer; what comes later could not be.
+    this.#subscriber.off('message', this.#hear)
     await this.#redis.del(aliveKey(this.#name))
   }
 
