@@ -7,9 +7,8 @@
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Message } from '@sluice/core'
 import { DataKey, encodeRecord, KEY_MATERIAL_SIZE } from '@sluice/store'
-import { privateRedis } from '@sluice/testkit'
+import { plainMessage, privateRedis } from '@sluice/testkit'
 // Its bytes are the store's own affair.
 import { decodeRecord, encodeSealed, openRecord, placeOf } from '../../libs/store/src/record.ts'
 import { prepare, startConsumer, startProducer } from './amqp-load.ts'
@@ -34,19 +33,7 @@ const PAIRS = 2
 const QUEUES = ['open', 'sealed'] as const
 type Queue = (typeof QUEUES)[number]
 
-const MESSAGE: Message = {
-  exchange: '',
-  routingKey: 'bench',
-  orderingKey: '',
-  persistent: true,
-  priority: 0,
-  ttlMs: -1,
-  delayMs: 0,
-  dedupId: '',
-  durability: null,
-  properties: Buffer.from([0, 0]),
-  body: Buffer.alloc(256, 'x'),
-}
+const MESSAGE = plainMessage({ routingKey: 'bench', body: Buffer.alloc(256, 'x') })
 
 interface Round {
   readonly perSecond: number

@@ -7,7 +7,6 @@
  * one are measured in turn, round by round, so that noise hits both. CPU is the process's own and
  * Redis's main thread's, per message that went all the way.
  */
-import type { Message } from '@sluice/core'
 import {
   encodeRecord,
   openStore,
@@ -15,7 +14,7 @@ import {
   type QueueStore,
   type Store,
 } from '@sluice/store'
-import { privateRedis } from '@sluice/testkit'
+import { plainMessage, privateRedis } from '@sluice/testkit'
 import { type Bench, bench, median, perSecond } from './bench.ts'
 
 const BODY_SIZE = 256
@@ -25,19 +24,12 @@ const TAKERS = 2
 const LEASE_MAX = 100
 const LEASERS = 4
 
-const MESSAGE: Message = {
+const MESSAGE = plainMessage({
   exchange: 'orders',
   routingKey: 'order.created',
-  orderingKey: '',
-  persistent: true,
-  priority: 0,
-  ttlMs: -1,
-  delayMs: 0,
-  dedupId: '',
-  durability: null,
   properties: Buffer.from([0x10, 0, 2]),
   body: Buffer.alloc(BODY_SIZE, 'x'),
-}
+})
 
 await bench('store', async (b) => {
   const fsync = process.env['FSYNC'] === 'always' ? 'always' : 'everysec'

@@ -2,9 +2,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { encodeProperties } from '@sluice/amqp'
-import type { Message } from '@sluice/core'
 import { httpApp } from '@sluice/server'
-import { waitFor } from '@sluice/testkit'
+import { plainMessage, type TestMessage, waitFor } from '@sluice/testkit'
 import { appendTo } from '@sluice/topology'
 import request from 'supertest'
 import { pullRoutes } from '../../services/delivery/src/http-pull.ts'
@@ -23,23 +22,9 @@ async function leaseOne(broker: TestBroker, query = '') {
   return json.messages[0] ?? assert.fail(text)
 }
 
-async function store(broker: TestBroker, more: Partial<Message>) {
+async function store(broker: TestBroker, given: TestMessage) {
   const entry = broker.deps.topology.table.queue(broker.vhost, 'q')!
-  const message: Message = {
-    exchange: '',
-    routingKey: 'q',
-    orderingKey: '',
-    persistent: true,
-    priority: 0,
-    ttlMs: -1,
-    delayMs: 0,
-    dedupId: '',
-    durability: null,
-    properties: encodeProperties({}),
-    body: Buffer.alloc(0),
-    ...more,
-  }
-  assert.equal(await appendTo(entry, message), 'stored')
+  assert.equal(await appendTo(entry, plainMessage({ routingKey: 'q', ...given })), 'stored')
 }
 
 test('text comes as text, everything else as base64, and all of it as base64 when asked', async (t) => {
@@ -98,7 +83,7 @@ test('header values of every kind have a form in JSON', async (t) => {
 test('a message whose properties are malformed is delivered with a note', async (t) => {
   const broker = await withBroker(t)
   await broker.request('PUT', '/queues/q', { body: {} })
-  await store(broker, { properties: Buffer.from([0xff, 0xff, 0xff]), body: Buffer.from('x') })
+  await store(broker, { properties: Buffer.from([0xff, 0xff, 0xff]), body: 'x' })
   const message = await leaseOne(broker)
   assert.equal(message.body, 'x')
   assert.match(message.note, /properties cannot be read/)

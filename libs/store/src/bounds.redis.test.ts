@@ -3,62 +3,21 @@
  * sweeps find.
  */
 import assert from 'node:assert/strict'
-import { type TestContext, test } from 'node:test'
-import type { Appended, Message } from '@sluice/core'
-import { waitFor, withRedis } from '@sluice/testkit'
-import {
-  encodeRecord,
-  openStore,
-  QUEUE_SETTINGS_DEFAULT,
-  type QueueSettings,
-  type QueueStore,
-  queueHolders,
-  storedQueues,
-} from './index.ts'
+import { test } from 'node:test'
+import { type TestMessage, waitFor } from '@sluice/testkit'
+import { type QueueStore, queueHolders, storedQueues } from './index.ts'
+import { lease, openTestQueue, publish } from './test-queue.ts'
 
 const MB = 1024 * 1024
 
-async function setup(t: TestContext, settings: Partial<QueueSettings> = {}) {
-  const { url, redis, vhost } = await withRedis(t)
-  const store = await openStore({ url, report: (error) => assert.fail(String(error)) })
-  t.after(() => store.close())
-  const all = { ...QUEUE_SETTINGS_DEFAULT, ...settings }
-  const queue = store.queue(vhost, 'orders', 1, all)
-  await queue.create()
-  return { url, redis, vhost, store, queue, all }
-}
+const many = (queue: QueueStore, count: number, more: TestMessage = {}) =>
+  publish(queue, ...Array.from({ length: count }, (_, i) => ({ ...more, body: String(i) })))
 
-function publish(queue: QueueStore, body: Buffer | string, more: Partial<Message> = {}) {
-  const message: Message = {
-    exchange: '',
-    routingKey: 'orders',
-    orderingKey: '',
-    persistent: true,
-    priority: 0,
-    ttlMs: -1,
-    delayMs: 0,
-    dedupId: '',
-    durability: null,
-    properties: Buffer.from([0, 0]),
-    body: Buffer.from(body),
-    ...more,
-  }
-  const { priority, ttlMs, delayMs, dedupId, durability } = message
-  return new Promise<Appended>((resolve) => {
-    const reply = { appended: (_: number, outcome: Appended) => resolve(outcome) }
-    queue.append(encodeRecord(message), priority, ttlMs, delayMs, dedupId, durability, reply, 0)
-  })
-}
-
-const many = (queue: QueueStore, count: number, more: Partial<Message> = {}) =>
-  Promise.all(Array.from({ length: count }, (_, i) => publish(queue, String(i), more)))
-
-const leaseAll = (queue: QueueStore, max = 1_000) =>
-  queue.lease({ max, leaseMs: 60_000, waitMs: 0, consumer: 'c' })
+const leaseAll = (queue: QueueStore, max = 1_000) => lease(queue, max)
 
 test('a lease of large messages ends at the byte limit, and the next one goes on', async (t) => {
-  const { queue } = await setup(t)
-  for (let i = 0; i < 12; i++) await publish(queue, Buffer.alloc(MB, i))
+  const { queue } = await openTestQueue(t)
+  for (let i = 0; i < 12; i++) await publish(queue, { body: Buffer.alloc(MB, i) })
   const first = await leaseAll(queue)
   assert.equal(first.length, 8)
   const returned = first.map(({ token }) => ({ token, outcome: 'release' }) as const)
@@ -74,16 +33,16 @@ test('a lease of large messages ends at the byte limit, and the next one goes on
 })
 
 test('a message larger than the byte limit is leased, on its own', async (t) => {
-  const { queue } = await setup(t)
-  await publish(queue, Buffer.alloc(9 * MB))
+  const { queue } = await openTestQueue(t)
+  await publish(queue, { body: Buffer.alloc(9 * MB) })
   await publish(queue, 'small')
   assert.equal((await leaseAll(queue)).length, 1)
   assert.equal((await leaseAll(queue)).length, 1)
 })
 
 test('a peek ends at the byte limit, and its cursor goes on', async (t) => {
-  const { queue } = await setup(t)
-  for (let i = 0; i < 10; i++) await publish(queue, Buffer.alloc(MB, i))
+  const { queue } = await openTestQueue(t)
+  for (let i = 0; i < 10; i++) await publish(queue, { body: Buffer.alloc(MB, i) })
   const first = await queue.peek('ready', '', 100)
   const second = await queue.peek('ready', first.cursor, 100)
   assert.equal(first.messages.length, 8)
@@ -92,9 +51,9 @@ test('a peek ends at the byte limit, and its cursor goes on', async (t) => {
 })
 
 test('a peek shows messages behind another of their ordering key last, page by page', async (t) => {
-  const { queue } = await setup(t, { ordered: true })
+  const { queue } = await openTestQueue(t, { ordered: true })
   const bodiesIn = ['a1', 'a2', 'a3', 'b1', 'b2'] // one batch, which the lease unpacks
-  await Promise.all(bodiesIn.map((body) => publish(queue, body, { orderingKey: body[0]! })))
+  await publish(queue, ...bodiesIn.map((body) => ({ body, orderingKey: body[0]! })))
   const [first] = await leaseAll(queue, 1)
   assert.equal(String(first?.record.body), 'a1')
   const bodies: string[] = []
@@ -109,7 +68,7 @@ test('a peek shows messages behind another of their ordering key last, page by p
 })
 
 test('a thousand expired messages at the head hold up no consumer', async (t) => {
-  const { queue } = await setup(t)
+  const { queue } = await openTestQueue(t)
   await many(queue, 3_000, { ttlMs: 1 })
   await publish(queue, 'alive')
   const [message] = await queue.lease({ max: 1, leaseMs: 1_000, waitMs: 5_000, consumer: 'c' })
@@ -118,9 +77,9 @@ test('a thousand expired messages at the head hold up no consumer', async (t) =>
 })
 
 test('a sweep trims a queue whose limit was lowered, some at a time, oldest first', async (t) => {
-  const { queue, all } = await setup(t)
+  const { queue } = await openTestQueue(t)
   await many(queue, 1_000)
-  queue.settings = { ...all, maxLength: 10 }
+  queue.settings = { ...queue.settings, maxLength: 10 }
   const swept = await queue.sweep()
   assert.ok(swept.kind === 'ok' && swept.nextMs === 0)
   assert.ok((await queue.stats()).ready > 10)
@@ -135,7 +94,7 @@ test('a sweep trims a queue whose limit was lowered, some at a time, oldest firs
 })
 
 test('dead letters that nobody claimed are due at once, claimed ones when the claim lapses', async (t) => {
-  const { queue } = await setup(t)
+  const { queue } = await openTestQueue(t)
   await publish(queue, 'x')
   const [message] = await leaseAll(queue)
   await queue.settle([{ token: message!.token, outcome: 'dead-letter', reason: 'no' }])
@@ -149,7 +108,7 @@ test('dead letters that nobody claimed are due at once, claimed ones when the cl
 })
 
 test('a purge removes everything that is ready, in passes', async (t) => {
-  const { queue } = await setup(t)
+  const { queue } = await openTestQueue(t)
   await many(queue, 2_000)
   const [held] = await leaseAll(queue, 1)
   assert.equal(await queue.purge(), 1_999)
@@ -160,12 +119,12 @@ test('a purge removes everything that is ready, in passes', async (t) => {
 })
 
 test('what a dead slot holds is reclaimed in passes', async (t) => {
-  const { url, vhost, queue, all } = await setup(t)
+  const { queue, another } = await openTestQueue(t)
   await many(queue, 2_000)
-  const other = await openStore({ url, report: () => {} })
-  await other.queue(vhost, 'orders', 1, all).take(2_000, 'never')
-  const { name } = other.slot
-  await other.close()
+  const other = await another()
+  await other.queue.take(2_000, 'never')
+  const { name } = other.store.slot
+  await other.store.close()
   const { unacked } = await queue.stats()
   let passes = 0
   for (let more = true; more; passes++) ({ more } = await queue.reclaim(name, { dead: true }))
@@ -183,14 +142,14 @@ test('what a dead slot holds is reclaimed in passes', async (t) => {
 })
 
 test('one message is found wherever it is', async (t) => {
-  const { queue } = await setup(t)
+  const { queue } = await openTestQueue(t)
   await many(queue, 3)
   const { messages } = await queue.peek('ready', '', 10)
   const [, second, third] = messages
   assert.equal((await queue.find(third!.ref))?.state, 'ready')
   await queue.pick(second!.ref, 60_000, 'c')
   assert.equal((await queue.find(second!.ref))?.state, 'held')
-  await publish(queue, 'later', { delayMs: 60_000 })
+  await publish(queue, { body: 'later', delayMs: 60_000 })
   const [delayed] = (await queue.peek('delayed', '', 10)).messages
   const found = await queue.find(delayed!.ref)
   assert.equal(found?.state, 'delayed')
@@ -202,20 +161,19 @@ test('one message is found wherever it is', async (t) => {
 })
 
 test('the slots that a queue knows of are those that took, wait or wrote', async (t) => {
-  const { url, vhost, store, redis, queue, all } = await setup(t)
+  const { store, queue, another } = await openTestQueue(t)
   await many(queue, 10)
-  const other = await openStore({ url, report: () => {} })
-  t.after(() => other.close())
-  await other.queue(vhost, 'orders', 1, all).take(3, 'never')
-  const holders = await queueHolders(redis, queue)
-  assert.deepEqual(holders.sort(), [store.slot.name, other.slot.name].sort())
+  const other = await another()
+  await other.queue.take(3, 'never')
+  const holders = await queueHolders(store.redis, queue)
+  assert.deepEqual(holders.sort(), [store.slot.name, other.store.slot.name].sort())
 })
 
 test('queues with keys are listed until they are deleted', async (t) => {
-  const { redis, vhost, queue } = await setup(t)
+  const { store, vhost, queue } = await openTestQueue(t)
   const mine = async () => {
     const all = []
-    for await (const page of storedQueues(redis)) all.push(...page)
+    for await (const page of storedQueues(store.redis)) all.push(...page)
     return all.filter((stored) => stored.vhost === vhost)
   }
   assert.deepEqual(await mine(), [{ vhost, name: 'orders', epoch: 1 }])

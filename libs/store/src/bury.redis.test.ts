@@ -1,18 +1,7 @@
 /** bury.lua: dead letters that were moved, or that nobody wants, are forgotten. */
 import assert from 'node:assert/strict'
-import { type TestContext, test } from 'node:test'
-import { drain, HOUR_MS, lease, openTestQueue, publish } from './test-queue.ts'
-
-async function withDead(t: TestContext, ...letters: string[]) {
-  const test = await openTestQueue(t)
-  await publish(test.queue, ...letters)
-  const leased = await lease(test.queue)
-  const reject = leased.map(
-    ({ token }) => ({ token, outcome: 'dead-letter', reason: 'no' }) as const,
-  )
-  await test.queue.settle(reject)
-  return test
-}
+import { test } from 'node:test'
+import { drain, HOUR_MS, lease, openTestQueue, publish, withDead } from './test-queue.ts'
 
 test('a buried letter is gone and counted, once, as moved or as dropped', async (t) => {
   const { queue } = await withDead(t, 'a', 'b', 'c')

@@ -1,18 +1,7 @@
 /** claim.lua: dead letters are handed to one reaper at a time, of any number. */
 import assert from 'node:assert/strict'
-import { type TestContext, test } from 'node:test'
-import { bodies, HOUR_MS, lease, openTestQueue, pass, publish } from './test-queue.ts'
-
-async function withDead(t: TestContext, ...letters: string[]) {
-  const test = await openTestQueue(t)
-  await publish(test.queue, ...letters)
-  const leased = await lease(test.queue)
-  const reject = leased.map(
-    ({ token }) => ({ token, outcome: 'dead-letter', reason: 'no' }) as const,
-  )
-  await test.queue.settle(reject)
-  return test
-}
+import { test } from 'node:test'
+import { bodies, HOUR_MS, lease, pass, withDead } from './test-queue.ts'
 
 test('a dead letter is claimed with all that is known of it', async (t) => {
   const { queue } = await withDead(t, 'a')

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { test } from 'node:test'
 import type { Message } from '@sluice/core'
-import { seedFromEnv } from '@sluice/testkit'
+import { plainMessage, seedFromEnv } from '@sluice/testkit'
 import fc from 'fast-check'
 import { DataKey, KEY_MATERIAL_SIZE, newKeyMaterial } from './data-key.ts'
 import {
@@ -77,19 +77,7 @@ test('a record of which one bit was flipped does not open', () => {
   fc.assert(refuses, { seed: seedFromEnv(), numRuns: 500 })
 })
 
-const PLAIN: Message = {
-  exchange: 'x',
-  routingKey: 'r',
-  orderingKey: '',
-  persistent: true,
-  priority: 0,
-  ttlMs: -1,
-  delayMs: 0,
-  dedupId: '',
-  durability: null,
-  properties: Buffer.from([0, 0]),
-  body: Buffer.from('body'),
-}
+const PLAIN = plainMessage({ exchange: 'x', routingKey: 'r', body: 'body' })
 
 test('a record opens in the queue for which it was sealed, and nowhere else', () => {
   const key = newKey()

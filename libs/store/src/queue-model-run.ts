@@ -4,13 +4,14 @@
  */
 import assert from 'node:assert/strict'
 import type { Appended } from '@sluice/core'
+import type { TestMessage } from '@sluice/testkit'
 import type { LeaseSettlement, QueueStore, Store } from './index.ts'
 import { judge } from './invariant.ts'
 import { type Inventory, readInventory } from './inventory.ts'
 import { type ModelMessage, QueueModel } from './queue-model.ts'
 import type { Of, Step } from './queue-model-step.ts'
 import type { QueueSettings } from './settings.ts'
-import { HOUR_MS, pass, publish, recordOf, type TestMessage } from './test-queue.ts'
+import { HOUR_MS, pass, publish, recordOf } from './test-queue.ts'
 
 /** What a step leaves to Redis, and whether it used a short duration. */
 interface Free {

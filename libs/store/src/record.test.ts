@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { Message } from '@sluice/core'
-import { seedFromEnv } from '@sluice/testkit'
+import { plainMessage, seedFromEnv } from '@sluice/testkit'
 import fc from 'fast-check'
 import {
   BATCH_HEADER_SIZE,
@@ -36,19 +36,7 @@ const messages: fc.Arbitrary<Message> = fc.record({
   body: bytes(300),
 })
 
-const plain: Message = {
-  exchange: '',
-  routingKey: '',
-  orderingKey: '',
-  persistent: false,
-  priority: 0,
-  ttlMs: -1,
-  delayMs: 0,
-  dedupId: '',
-  durability: null,
-  properties: Buffer.alloc(0),
-  body: Buffer.alloc(0),
-}
+const plain = plainMessage({ routingKey: '', persistent: false, properties: Buffer.alloc(0) })
 
 function decode(encoded: Buffer, timeMs = TIME_MS, queueExpiresMs = 0) {
   assert.equal(encoded.readUInt32BE(0), encoded.length - SIZE_BYTES)

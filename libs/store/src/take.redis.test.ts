@@ -1,17 +1,9 @@
 /** take.lua: what a slot gets whole or one by one, what a lease gets, and in which order. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import type { TestMessage } from '@sluice/testkit'
 import type { Hint, QueueStore, Taken } from './index.ts'
-import {
-  bodies,
-  drain,
-  HOUR_MS,
-  lease,
-  openTestQueue,
-  pass,
-  publish,
-  type TestMessage,
-} from './test-queue.ts'
+import { bodies, drain, HOUR_MS, lease, openTestQueue, pass, publish } from './test-queue.ts'
 
 const batchesOf = ({ batches }: Taken) =>
   batches.map(({ records }) => records.map(({ body }) => `${body}`))

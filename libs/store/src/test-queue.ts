@@ -4,8 +4,8 @@
  */
 import assert from 'node:assert/strict'
 import type { TestContext } from 'node:test'
-import type { Appended, Message } from '@sluice/core'
-import { withRedis } from '@sluice/testkit'
+import type { Appended } from '@sluice/core'
+import { plainMessage, type TestMessage, withRedis } from '@sluice/testkit'
 import {
   audit,
   encodeRecord,
@@ -16,8 +16,6 @@ import {
   type QueueStore,
   type Store,
 } from './index.ts'
-
-export type TestMessage = Partial<Omit<Message, 'body'>> & { body?: string | Buffer }
 
 /** One process: a store and the queue as it sees it. */
 export interface Process {
@@ -81,30 +79,25 @@ export async function publish(
 }
 
 /** The bytes of a message that is plain but for what is given. */
-export const recordOf = (given: TestMessage): Buffer => encodeRecord(messageOf(given))
-
-export function messageOf({ body = '', ...given }: TestMessage): Message {
-  return {
-    exchange: '',
-    routingKey: 'orders',
-    orderingKey: '',
-    persistent: true,
-    priority: 0,
-    ttlMs: -1,
-    delayMs: 0,
-    dedupId: '',
-    durability: null,
-    properties: Buffer.from([0, 0]),
-    ...given,
-    body: Buffer.from(body),
-  }
-}
+export const recordOf = (given: TestMessage): Buffer => encodeRecord(plainMessage(given))
 
 export const HOUR_MS = 3_600_000
 
 /** Leases at once, for an hour where nothing else is said. */
 export function lease(queue: QueueStore, max = 100, leaseMs = HOUR_MS): Promise<LeasedMessage[]> {
   return queue.lease({ max, leaseMs, waitMs: 0, consumer: 'tester' })
+}
+
+/** A queue with dead letters of these bodies, rejected with the reason `no`. */
+export async function withDead(t: TestContext, ...letters: string[]) {
+  const test = await openTestQueue(t)
+  await publish(test.queue, ...letters)
+  const leased = await lease(test.queue)
+  const reject = leased.map(
+    ({ token }) => ({ token, outcome: 'dead-letter', reason: 'no' }) as const,
+  )
+  await test.queue.settle(reject)
+  return test
 }
 
 /** The bodies of messages, in order. */

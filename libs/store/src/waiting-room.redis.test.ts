@@ -5,9 +5,10 @@
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { plainMessage } from '@sluice/testkit'
 import type { Admitted } from './index.ts'
 import { roomClient } from './room-client.ts'
-import { bodies, lease, messageOf, openTestQueue, type Process, pass } from './test-queue.ts'
+import { bodies, lease, openTestQueue, type Process, pass } from './test-queue.ts'
 import type { RoomOptions, WaitingRoom } from './waiting-room.ts'
 
 const ROOM: RoomOptions = { waitingMax: 100, oldestMs: 0, fair: true, dedupWindowMs: 60_000 }
@@ -28,7 +29,7 @@ function enter(into: WaitingRoom, ...messages: readonly Entering[]): Promise<Adm
     messages.map(({ body, client = '', weight = 1, dedupId = '' }) => {
       const { promise, resolve } = Promise.withResolvers<Admitted>()
       const reply = { appended: (_: number, outcome: Admitted) => resolve(outcome) }
-      into.publish(messageOf({ body, dedupId }), roomClient(client, weight), reply, 0)
+      into.publish(plainMessage({ body, dedupId }), roomClient(client, weight), reply, 0)
       return promise
     }),
   )

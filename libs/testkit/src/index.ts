@@ -1,4 +1,5 @@
 export { freePort } from './free-port.ts'
+export { plainMessage, type TestMessage } from './message.ts'
 export { type Random, random, randomFor, seedFromEnv } from './random.ts'
 export {
   type PrivateRedis,

@@ -7,9 +7,8 @@
  */
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
-import type { Message } from '@sluice/core'
 import { openStore } from '@sluice/store'
-import { withRedis } from '@sluice/testkit'
+import { plainMessage, type TestMessage, withRedis } from '@sluice/testkit'
 import { openTopology, Publisher, type Topology } from './index.ts'
 
 async function setup(t: TestContext) {
@@ -28,22 +27,8 @@ async function setup(t: TestContext) {
   return { here, there, vhost }
 }
 
-function message(exchange: string, routingKey: string, more: Partial<Message> = {}): Message {
-  return {
-    exchange,
-    routingKey,
-    orderingKey: '',
-    persistent: true,
-    priority: 0,
-    ttlMs: -1,
-    delayMs: 0,
-    dedupId: '',
-    durability: null,
-    properties: Buffer.from([0, 0]),
-    body: Buffer.from('hello'),
-    ...more,
-  }
-}
+const message = (exchange: string, routingKey: string, more: TestMessage = {}) =>
+  plainMessage({ exchange, routingKey, body: 'hello', ...more })
 
 const declare = (topology: Topology, vhost: string, name: string, args = {}) =>
   topology.declareQueue(vhost, {

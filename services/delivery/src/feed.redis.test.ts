@@ -3,8 +3,9 @@
  */
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
-import { encodeRecord, openStore, QUEUE_SETTINGS_DEFAULT, type QueueStore } from '@sluice/store'
+import { openStore, QUEUE_SETTINGS_DEFAULT, type QueueStore } from '@sluice/store'
 import { randomFor, waitFor, withRedis } from '@sluice/testkit'
+import { publish as publishTo } from '../../../libs/store/src/test-queue.ts'
 import { tcpProxy } from '../../../test/support/tcp-proxy.ts'
 import { Feed } from './feed.ts'
 import type { Consumer, Delivery } from './handing.ts'
@@ -36,29 +37,9 @@ async function setup(t: TestContext) {
   return { slot, queue, redis, open, wired, feed, ended: () => ended }
 }
 
-/** Publishes bodies '0', '1', ...; settles when all are stored. */
-function publish(queue: QueueStore, count: number, from = 0): Promise<void> {
-  return new Promise((resolve) => {
-    let left = count
-    const reply = { appended: () => void (--left === 0 && resolve()) }
-    for (let n = from; n < from + count; n++) {
-      const record = encodeRecord({
-        exchange: '',
-        routingKey: 'orders',
-        orderingKey: '',
-        persistent: true,
-        priority: 0,
-        ttlMs: -1,
-        delayMs: 0,
-        dedupId: '',
-        durability: null,
-        properties: Buffer.from([0, 0]),
-        body: Buffer.from(String(n)),
-      })
-      queue.append(record, 0, -1, 0, '', null, reply, n)
-    }
-  })
-}
+/** Publishes bodies '0', '1', ...; returns when all are stored. */
+const publish = (queue: QueueStore, count: number, from = 0) =>
+  publishTo(queue, ...Array.from({ length: count }, (_, n) => String(from + n)))
 
 class TestConsumer implements Consumer {
   readonly priority: number

@@ -4,10 +4,9 @@
 import assert from 'node:assert/strict'
 import type { TestContext } from 'node:test'
 import { encodeProperties, type Table } from '@sluice/amqp'
-import type { Message } from '@sluice/core'
 import { type LeasedMessage, openStore } from '@sluice/store'
 import { Metrics, openLog, Tracing } from '@sluice/telemetry'
-import { withRedis } from '@sluice/testkit'
+import { plainMessage, withRedis } from '@sluice/testkit'
 import { appendTo, openTopology, Publisher, type QueueEntry } from '@sluice/topology'
 
 export async function openWorld(t: TestContext, vhostOfAnother?: string) {
@@ -47,19 +46,8 @@ export async function openWorld(t: TestContext, vhostOfAnother?: string) {
 }
 
 export async function publish(entry: QueueEntry, body: string, headers: Table = {}): Promise<void> {
-  const message: Message = {
-    exchange: '',
-    routingKey: entry.definition.name,
-    orderingKey: '',
-    persistent: true,
-    priority: 0,
-    ttlMs: -1,
-    delayMs: 0,
-    dedupId: '',
-    durability: null,
-    properties: encodeProperties({ headers }),
-    body: Buffer.from(body),
-  }
+  const routingKey = entry.definition.name
+  const message = plainMessage({ routingKey, properties: encodeProperties({ headers }), body })
   assert.equal(await appendTo(entry, message), 'stored')
 }
 

@@ -6,15 +6,15 @@ import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import {
   audit,
-  encodeRecord,
   openStore,
   QUEUE_SETTINGS_DEFAULT,
   type QueueSettings,
   type QueueStore,
   type Store,
 } from '@sluice/store'
-import { privateRedis, waitFor } from '@sluice/testkit'
+import { privateRedis, type TestMessage, waitFor } from '@sluice/testkit'
 import type { QueueEntry } from '@sluice/topology'
+import { publish as publishTo } from '../../../../libs/store/src/test-queue.ts'
 import { Feeds } from '../feeds.ts'
 import { register } from '../registration.ts'
 import { Guard } from './guard.ts'
@@ -105,34 +105,8 @@ async function setup(
     t.after(close)
     return { store, queue, pump, attempts, throttles, configure, close }
   }
-  return { ...first, backend, start, publish: publisher(first.queue) }
-}
-
-type Message = { body: string; key?: string }
-
-function publisher(queue: QueueStore) {
-  return (...messages: (string | Message)[]): Promise<void> =>
-    new Promise((resolve) => {
-      let left = messages.length
-      const reply = { appended: () => void (--left === 0 && resolve()) }
-      messages.forEach((message, n) => {
-        const { body, key = '' } = typeof message === 'string' ? { body: message } : message
-        const record = encodeRecord({
-          exchange: '',
-          routingKey: 'orders',
-          orderingKey: key,
-          persistent: true,
-          priority: 0,
-          ttlMs: -1,
-          delayMs: 0,
-          dedupId: '',
-          durability: null,
-          properties: Buffer.from([0, 0]),
-          body: Buffer.from(body),
-        })
-        queue.append(record, 0, -1, 0, '', null, reply, n)
-      })
-    })
+  const publish = (...messages: (string | TestMessage)[]) => publishTo(first.queue, ...messages)
+  return { ...first, backend, start, publish }
 }
 
 const numbers = (count: number) => Array.from({ length: count }, (_, n) => String(n))
@@ -279,7 +253,9 @@ test('per key in order: a key that fails keeps to itself', async (t) => {
     body === 'a0' && failures-- > 0 ? { status: 500 } : { status: 200, afterMs: 2 }
   await Promise.all([start(), start()])
   const keys = ['a', 'b', 'c', 'd']
-  await publish(...numbers(20).flatMap((n) => keys.map((key) => ({ body: `${key}${n}`, key }))))
+  await publish(
+    ...numbers(20).flatMap((n) => keys.map((key) => ({ body: `${key}${n}`, orderingKey: key }))),
+  )
   await waitFor(() => drained(queue), { what: 'the queue to drain' })
   for (const key of keys) {
     const seen = backend.bodies().filter((body) => body.startsWith(key))
