@@ -6,15 +6,21 @@ import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { privateRedis, waitFor } from '@sluice/testkit'
 import { deploy, type Vhost } from '../support/deployment.ts'
+import { encrypt, keptBy, keysOf, open } from '../support/encryption.ts'
 
 const DEAD = '/queues/dead'
 const LAYOUT = ['router delivery', 'reaper', 'reaper']
 
-/** Letters that died in `src`, by expiry, and lie in `dead`; every third is for team red. */
 async function start(t: TestContext, count: number, layout = LAYOUT) {
   const { url: redisUrl } = await privateRedis(t)
   const { processes, vhost: make } = await deploy(t, layout, { redisUrl })
   const vhost = await make()
+  await fill(vhost, count)
+  return { vhost, processes }
+}
+
+/** Letters that died in `src`, by expiry, and lie in `dead`; every third is for team red. */
+async function fill(vhost: Vhost, count: number): Promise<void> {
   await vhost.queue('dead')
   const args = { 'x-dead-letter-exchange': '', 'x-dead-letter-routing-key': 'dead' }
   await vhost.put('/queues/src', { arguments: args })
@@ -32,13 +38,19 @@ async function start(t: TestContext, count: number, layout = LAYOUT) {
   }
   const ready = async () => (await vhost.counts('dead'))['ready'] === count
   await waitFor(ready, { what: 'the letters to be dead', timeoutMs: 60_000 })
-  return { vhost, processes }
 }
 
 async function redrive(vhost: Vhost, body: object): Promise<string> {
   const { status, json } = await vhost.delivery('POST', `${DEAD}/redrive`, { body })
   assert.equal(status, 202, JSON.stringify(json))
   return `${DEAD}/redrives/${json.id}`
+}
+
+/** Of one letter, which is refused. */
+async function refusal(vhost: Vhost, to: unknown): Promise<unknown> {
+  const [letter] = (await vhost.delivery('GET', `${DEAD}/dead-letters`)).json.messages
+  const { json } = await vhost.delivery('POST', `${DEAD}/redrive`, { body: { id: letter.id, to } })
+  return json.title
 }
 
 const look = async (vhost: Vhost, job: string) => (await vhost.delivery('GET', job)).json
@@ -168,6 +180,98 @@ test('search, dry run and redrive mean the same letters', async (t) => {
   assert.equal(some.redriven, 20)
   const gone = await ended(vhost, await redrive(vhost, { to: { queue: 'nowhere' } }))
   assert.deepEqual([gone.redriven, gone.causes], [0, { 'origin-gone': 130 }])
+})
+
+test('redrives side by side move each letter once, and each tells what it moved itself', async (t) => {
+  const { vhost } = await start(t, 900)
+  const asked = [{}, { to: 'exchange' }, { filter: { header: 'team=red' } }]
+  const jobs = await Promise.all(asked.map((body) => redrive(vhost, { ...body, perSecond: 300 })))
+  const reports = await Promise.all(jobs.map((job) => ended(vhost, job)))
+  let moved = 0
+  for (const { state, redriven, skipped, causes } of reports) {
+    assert.equal(state, 'done')
+    assert.ok(redriven > 0, 'they overlap')
+    assert.equal(causes.taken ?? 0, skipped, 'whoever comes second finds it taken')
+    moved += redriven
+  }
+  assert.equal(moved, 900)
+  const all = Array.from({ length: 900 }, (_, n) => `letter ${n}`)
+  assert.deepEqual((await drainAll(vhost, 'src')).toSorted(), all.toSorted())
+  assert.equal((await vhost.counts('dead'))['ready'], 0)
+})
+
+test('a letter whose target has no room, is gone or refuses stays, and the report says why', async (t) => {
+  const { vhost } = await start(t, 30, ['router delivery reaper'])
+  const report = async (to: unknown) => {
+    const { state, redriven, causes } = await ended(vhost, await redrive(vhost, { to }))
+    assert.equal(state, 'done')
+    return [redriven, causes]
+  }
+  const small = { queue: 'small' }
+  await vhost.queue('small', { 'x-max-length': 10, 'x-overflow': 'reject-publish' })
+  assert.deepEqual(await report(small), [10, { full: 20 }])
+  assert.deepEqual(await report(small), [0, { full: 20 }])
+  assert.equal(await refusal(vhost, small), 'queue_full')
+  const moved = await drainAll(vhost, 'small')
+  assert.equal(moved.length, 10)
+
+  await vhost.queue('lasting', { 'x-durability': 'replicas=1' })
+  assert.deepEqual(await report({ queue: 'lasting' }), [0, { 'not-durable': 20 }])
+  assert.equal(await refusal(vhost, { queue: 'lasting' }), 'durability_unavailable')
+  assert.deepEqual(await report({ queue: 'nowhere' }), [0, { 'origin-gone': 20 }])
+  assert.equal(await refusal(vhost, { queue: 'nowhere' }), 'queue_not_found')
+
+  const bound = { source: 'amq.topic', destination: 'src', routingKey: 'order.#' }
+  assert.equal((await vhost.router('DELETE', '/bindings', { body: bound })).status, 204)
+  assert.deepEqual(await report('exchange'), [0, { unroutable: 20 }])
+  assert.equal(await refusal(vhost, 'exchange'), 'unroutable')
+  await vhost.router('DELETE', '/queues/src')
+  assert.deepEqual(await report('queue'), [0, { 'origin-gone': 20 }])
+  assert.equal(await refusal(vhost, 'queue'), 'queue_not_found')
+
+  assert.equal((await vhost.counts('dead'))['ready'], 20)
+  await vhost.queue('src')
+  assert.deepEqual(await report('queue'), [20, {}])
+  const all = Array.from({ length: 30 }, (_, n) => `letter ${n}`)
+  assert.deepEqual([...moved, ...(await drainAll(vhost, 'src'))].toSorted(), all.toSorted())
+})
+
+test('encrypted letters are searched and redriven by what they say, as long as they can be read', async (t) => {
+  const world = await open(t)
+  const { vhost } = world
+  await encrypt(world)
+  await fill(vhost, 40)
+  const seven = { text: 'letter 7', header: 'team=blue', routingKey: 'order.1', reason: 'expired' }
+  assert.deepEqual(await search(vhost, new URLSearchParams(seven).toString()), ['letter 7'])
+  assert.equal((await search(vhost, 'text=letter 1')).length, 11)
+  assert.deepEqual(await search(vhost, 'text=LETTER'), [])
+  const some = await ended(vhost, await redrive(vhost, { filter: { text: 'letter 1' } }))
+  assert.deepEqual([some.redriven, some.scanned], [11, 40])
+  const [{ id }] = (await vhost.delivery('GET', `${DEAD}/dead-letters?text=letter 2`)).json.messages
+  const corrected = { body: { body: 'letter 2, corrected' } }
+  assert.equal(
+    (await vhost.delivery('POST', `${DEAD}/dead-letters/${id}/copies`, corrected)).status,
+    200,
+  )
+  const kept = await keptBy(world)
+  for (const word of ['letter 12', 'corrected', 'order.1', 'blue'])
+    assert.equal(kept.indexOf(word), -1, word)
+  const back = await drainAll(vhost, 'src')
+  assert.equal(back.length, 12)
+  assert.ok(back.includes('letter 2, corrected'))
+
+  // Shredded, they say nothing any more: no filter means them, and no redrive touches them.
+  for (const { id: key } of await keysOf(world)) {
+    const { status } = await vhost.router('DELETE', `/data-keys/${key}`)
+    assert.equal(status, 204)
+  }
+  const unread = async () => (await search(vhost, '')).length === 0
+  await waitFor(unread, { what: 'the key to be forgotten' })
+  assert.deepEqual(await search(vhost, 'text=letter'), [])
+  const none = await ended(vhost, await redrive(vhost, {}))
+  assert.deepEqual([none.matched, none.redriven], [0, 0])
+  const lost = await vhost.delivery('GET', `${DEAD}/dead-letters/${id}`)
+  assert.match(lost.json.detail, /cannot be read/)
 })
 
 test('an edited copy goes where it is told, once, and the original only if asked', async (t) => {

@@ -23,10 +23,11 @@ async function runJob(
   from = REDRIVE_START,
   heard: (progress: RedriveProgress) => void = () => {},
   signal = new AbortController().signal,
+  holder = 'job',
 ) {
   let last = from
   const end = await redriveAll(world, data, {
-    holder: 'job',
+    holder,
     signal,
     from,
     progress: async (progress) => {
@@ -138,6 +139,28 @@ test('letters in the hands of a run that died are waited for, and arrive once', 
   assert.deepEqual([done.redriven, done.skipped], [3, {}])
   assert.deepEqual((await bodies(q)).sort(), ['0', '1', '2'])
   assert.deepEqual(await lease(parked), [])
+})
+
+test('what another redrive moved in the meantime is counted there alone', async (t) => {
+  const { q, data, ...world } = await setup(t, 400)
+  const stop = new AbortController()
+  const heard = ({ redriven }: RedriveProgress) => redriven >= 100 && stop.abort()
+  const paced = { ...data, perSecond: 1_000 }
+  const first = await runJob(world, paced, REDRIVE_START, heard, stop.signal)
+  assert.ok(first.hands.length > 0, 'it stopped in the midst of a page')
+  const never = new AbortController().signal
+  const [rest, other] = await Promise.all([
+    runJob(world, data, first.last),
+    runJob(world, data, REDRIVE_START, () => {}, never, 'other'),
+  ])
+  assert.equal(rest.redriven + other.redriven, 400)
+  assert.ok(rest.redriven >= first.redriven)
+  for (const { skipped } of [rest, other]) {
+    for (const cause in skipped) assert.equal(cause, 'taken')
+  }
+  const all = await bodies(q)
+  assert.equal(all.length, 400)
+  assert.equal(new Set(all).size, 400)
 })
 
 test('letters that arrive while it runs stay', async (t) => {
