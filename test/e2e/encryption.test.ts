@@ -22,7 +22,9 @@ import {
   readable,
   type World,
 } from '../support/encryption.ts'
-import { PASSWORD } from '../support/http.ts'
+import { httpClient, PASSWORD } from '../support/http.ts'
+
+const HOUR_MS = 3_600_000
 
 /** Messages everywhere that a queue may keep them; what they carry is marked all over. */
 async function plant({ vhost, deployment }: World): Promise<void> {
@@ -57,6 +59,9 @@ async function plant({ vhost, deployment }: World): Promise<void> {
       await vhost.publish('topic', key(), mark('body'), same)
     }
   }
+  const scheduled = { routingKey: mark('key'), body: mark('body'), headers: { a: mark('header') } }
+  const schedule = { everyMs: HOUR_MS, exchange: 'topic', message: scheduled }
+  assert.equal((await vhost.router('PUT', '/schedules/s', { body: schedule })).status, 201)
   await vhost.lease('leased', { max: 2, leaseMs: 600_000 })
   for (const [queue, outcome] of [
     ['failing', 'retry'],
@@ -199,6 +204,78 @@ test('a policy encrypts what comes from then on; a fanout is sealed for each of 
   }
   const keys = await keysOf(world)
   assert.deepEqual(keys.map(({ queue }) => queue).sort(), ['secret-1', 'secret-2'])
+})
+
+test('a schedule’s message is sealed where it goes to an encrypted queue, and outlives its key', async (t) => {
+  const world = await open(t)
+  const { vhost, redis } = world
+  for (const [queue, args] of Object.entries({ own: { 'x-encryption': true }, open: {} })) {
+    await vhost.queue(queue, args)
+  }
+  const put = async (name: string, queue: string, everyMs = HOUR_MS) => {
+    const message = { routingKey: queue, body: mark('body'), headers: { a: mark('header') } }
+    const { status } = await vhost.router('PUT', `/schedules/${name}`, {
+      body: { everyMs, message },
+    })
+    assert.equal(status, 201)
+    return message
+  }
+  const shown = async (name: string) => (await vhost.router('GET', `/schedules/${name}`)).json
+  const kept = (name: string) => {
+    const field = `document/schedule/${encodeURIComponent(vhost.name)}/${name}`
+    return redis.redis.hget('sluice:{topology}:definitions', field)
+  }
+  const message = await put('sealed', 'own', 1_000)
+  assert.deepEqual(await readable(world), [])
+  assert.deepEqual((await shown('sealed')).message, message)
+  assert.equal((await vhost.leaseOne('own')).body, message.body)
+
+  // One that was put before its queue was encrypted works on, and is sealed.
+  const before = await put('before', 'open', 1_000)
+  assert.match((await kept('before'))!, /plantedmarker/)
+  assert.equal((await vhost.leaseOne('open')).body, before.body)
+  const policy = { pattern: '^open$', applyTo: 'queues', definition: { encryption: true } }
+  await vhost.put('/policies/all', policy)
+  await waitFor(async () => !(await kept('before'))!.includes('plantedmarker'))
+  await vhost.drain('open')
+  assert.equal((await vhost.leaseOne('open')).body, before.body)
+  const keys = ['definitions', 'changes'].map((name) => `sluice:{topology}:${name}`)
+  const feed = async () =>
+    Buffer.concat((await Promise.all(keys.map((key) => redis.redis.dumpBuffer(key)))) as Buffer[])
+  await waitFor(async () => !(await feed()).includes('plantedmarker'))
+
+  // By a new key too, so that shredding the old one ends no schedule.
+  const sealedBefore = await kept('sealed')
+  const [old] = (await keysOf(world)).filter(({ queue }) => queue === '')
+  assert.equal((await vhost.router('POST', '/data-keys', { body: {} })).status, 201)
+  await waitFor(async () => (await kept('sealed')) !== sealedBefore)
+  await waitFor(async () => (await vhost.router('POST', '/schedules/sealed/pause')).status === 204)
+  assert.equal((await vhost.router('DELETE', `/data-keys/${old!.id}`)).status, 204)
+  assert.deepEqual((await shown('sealed')).message, message)
+})
+
+test('a schedule whose key is shredded publishes nothing, and says so', async (t) => {
+  const world = await open(t, { SLUICE_ENCRYPTION_KEY: newKey() }, ['router delivery', 'reaper'])
+  const { vhost, deployment } = world
+  await encrypt(world)
+  await vhost.queue('q')
+  const reaper = deployment.processes[1]!
+  await reaper.kill9()
+  const body = { everyMs: 1_000, message: { routingKey: 'q', body: 'x' } }
+  assert.equal((await vhost.router('PUT', '/schedules/s', { body })).status, 201)
+  const [key] = await keysOf(world)
+  assert.equal((await vhost.router('DELETE', `/data-keys/${key!.id}`)).status, 204)
+  const { json } = await vhost.router('GET', '/schedules/s')
+  assert.deepEqual([json.unreadable, json.message, json.sealed], ['shredded', undefined, undefined])
+  await reaper.restart()
+  const client = httpClient(reaper.http)
+  t.after(() => client.close())
+  const counted = async () => {
+    const { text } = await client.request('GET', '/metrics')
+    return /^sluice_scheduled_total\{.*outcome="unreadable"\} [1-9]/m.test(text)
+  }
+  await waitFor(counted, { timeoutMs: 30_000 })
+  assert.equal((await vhost.counts('q'))['ready'], 0)
 })
 
 test('a broker without a key promises no encryption, and stays ready', async (t) => {

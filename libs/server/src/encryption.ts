@@ -137,6 +137,13 @@ export class Encryption implements KeyKeeper {
     return keys.newest(vhost, queue)
   }
 
+  /** What seals in a vhost beside its queues. Throws encryption_unavailable, and as `make` does. */
+  async keyOf(vhost: string): Promise<DataKey> {
+    const key = this.#store.keys.newest(vhost, '') ?? (await this.make(vhost, ''))
+    if (key === undefined) throw noKey()
+    return key
+  }
+
   async look(): Promise<void> {
     await this.#topology.refresh()
     await this.#unwrapping

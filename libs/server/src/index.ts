@@ -81,14 +81,17 @@ export {
 export { readMessage } from './publish/read-message.ts'
 export { requirePublish } from './publish/require-publish.ts'
 export {
+  type KeptSchedule,
   messageOf,
   nextRuns,
   readSchedule,
   SCHEDULES_MAX,
   type Schedule,
   ScheduleBody,
+  type SealedSchedule,
   timesOf,
 } from './schedule.ts'
+export { isOutdated, keepSchedule, openSchedule } from './sealed-schedule.ts'
 export {
   type Broker,
   type Door,

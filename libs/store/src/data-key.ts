@@ -149,6 +149,23 @@ export class DataKey {
   }
 }
 
+/** A text, sealed, in base64: for what is kept as text. */
+export function sealText(key: DataKey, bound: readonly Buffer[], text: string): string {
+  return Buffer.concat(key.seal(bound, Buffer.from(text))).toString('base64')
+}
+
+/** undefined without the key, or where `DataKey.open` says so. */
+export function openText(
+  key: DataKey | undefined,
+  bound: readonly Buffer[],
+  sealed: string,
+): string | undefined {
+  return key?.open(bound, Buffer.from(sealed, 'base64'))?.toString()
+}
+
+/** The id of the key that sealed this text. */
+export const textSealedBy = (sealed: string): number => sealedBy(Buffer.from(sealed, 'base64'))
+
 /** The id of the key that sealed these bytes. */
 export const sealedBy = (sealed: Buffer): number =>
   sealed.length < SEAL_BYTES ? -1 : sealed.readUIntBE(0, ID_SIZE)

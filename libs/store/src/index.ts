@@ -18,6 +18,9 @@ export {
   DataKey,
   KEY_MATERIAL_SIZE,
   newKeyMaterial,
+  openText,
+  sealText,
+  textSealedBy,
 } from './data-key.ts'
 export {
   type Changes,
@@ -51,7 +54,7 @@ export { parseQueueBase, TOPOLOGY_BASE } from './keys.ts'
 export type { LeasedMessage, LeaseOptions, LeaseSettlement, SettleOutcome } from './leases.ts'
 export type { QueueStats } from './queue-stats.ts'
 export { type MessageState, type QueueReply, QueueStore } from './queue-store.ts'
-export { type Encodings, encodeRecord, type MessageRecord } from './record.ts'
+export { type Encodings, encodeRecord, type MessageRecord, placeOf } from './record.ts'
 export { type ServerState, unavailable } from './redis.ts'
 export { REDIS_ACL } from './redis-acl.ts'
 export {

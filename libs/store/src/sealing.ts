@@ -6,7 +6,7 @@
  * nobody's yet: opening throws encryption_unavailable, and it goes back as it was.
  */
 import type { Message } from '@sluice/core'
-import { type DataKey, type Pseudonym, sealedBy } from './data-key.ts'
+import { type DataKey, openText, type Pseudonym, sealText, textSealedBy } from './data-key.ts'
 import { type Keyless, noKey } from './key-ring.ts'
 import type { QueueContext } from './queue-context.ts'
 import { type Encodings, encodeSealed, type MessageRecord, openRecord, placeOf } from './record.ts'
@@ -225,15 +225,14 @@ export class Sealing {
   }
 
   #sealText(key: DataKey, text: string): string {
-    const sealed = Buffer.concat(key.seal([this.#place, FAILURE], Buffer.from(text)))
-    return SEALED_TEXT + sealed.toString('base64')
+    return SEALED_TEXT + sealText(key, [this.#place, FAILURE], text)
   }
 
   #openText(text: string): string {
     if (!text.startsWith(SEALED_TEXT)) return text
-    const sealed = Buffer.from(text.slice(1), 'base64')
-    const key = this.#context.keys.get(sealedBy(sealed))
-    return key?.open([this.#place, FAILURE], sealed)?.toString() ?? ''
+    const sealed = text.slice(1)
+    const key = this.#context.keys.get(textSealedBy(sealed))
+    return openText(key, [this.#place, FAILURE], sealed) ?? ''
   }
 
   /** A room's client under its pseudonym (roomClient). */

@@ -165,7 +165,7 @@ export const METRICS = {
     kind: 'counter',
     labels: {
       vhost: 'any',
-      outcome: ['published', 'missed', 'unroutable', 'exchange-missing', 'full'],
+      outcome: ['published', 'missed', 'unroutable', 'exchange-missing', 'full', 'unreadable'],
     },
     doc: 'Ticks of schedules that were carried out here.',
   },

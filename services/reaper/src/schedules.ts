@@ -6,13 +6,23 @@
  * that two reapers which carry out the same one store it once.
  */
 import { onAbort, type Report, type Start } from '@sluice/core'
-import { type Deps, messageOf, readSchedule, type Schedule, timesOf } from '@sluice/server'
-import { JOBS_PREFIX, TICK_SETTINGS, TICKS_QUEUE, type TickData } from '@sluice/store'
+import {
+  type Deps,
+  isOutdated,
+  type KeptSchedule,
+  keepSchedule,
+  messageOf,
+  openSchedule,
+  readSchedule,
+  timesOf,
+} from '@sluice/server'
+import { JOBS_PREFIX, noKey, TICK_SETTINGS, TICKS_QUEUE, type TickData } from '@sluice/store'
+import type { Json, Topology } from '@sluice/topology'
 import { type Job, Worker } from 'bullmq'
 import { every } from './every.ts'
 import { closeWorker } from './maintenance.ts'
 
-type Needs = Pick<Deps, 'store' | 'topology' | 'publisher' | 'metrics' | 'log'>
+type Needs = Pick<Deps, 'store' | 'topology' | 'publisher' | 'metrics' | 'log' | 'encryption'>
 
 /** Ticks carried out at once. */
 const CONCURRENCY = 16
@@ -83,6 +93,7 @@ class Follower {
     while (this.#again) {
       this.#again = false
       await this.#compare().catch(this.#report)
+      await keepAnew(this.#deps).catch(this.#report)
     }
   }
 
@@ -102,43 +113,77 @@ class Follower {
   }
 }
 
-function scheduled({ topology: { table } }: Needs) {
-  const all = new Map<string, { times: ReturnType<typeof timesOf>; data: TickData }>()
+function* all({ table }: Topology) {
   for (const vhost of table.vhosts()) {
     for (const { name, value } of table.documents.list('schedule', vhost)) {
-      const schedule = readSchedule(value)
-      if (!schedule || schedule.paused) continue
-      const id = [vhost, name].map(encodeURIComponent).join('/')
-      all.set(id, { times: timesOf(schedule), data: { vhost, name } })
+      const kept = readSchedule(value)
+      if (kept) yield { data: { vhost, name }, value, kept }
     }
   }
-  return all
 }
 
-type Outcome = 'published' | 'unroutable' | 'exchange-missing' | 'full'
+function scheduled({ topology }: Needs) {
+  const wanted = new Map<string, { times: ReturnType<typeof timesOf>; data: TickData }>()
+  for (const { data, kept } of all(topology)) {
+    const id = [data.vhost, data.name].map(encodeURIComponent).join('/')
+    if (!kept.paused) wanted.set(id, { times: timesOf(kept), data })
+  }
+  return wanted
+}
+
+/**
+ * Seals messages whose queues were encrypted since they were put, and anew what an older data key
+ * sealed, so that no schedule ends with that.
+ */
+async function keepAnew(deps: Needs): Promise<void> {
+  const { topology, encryption, store } = deps
+  if (!encryption.wraps()) return
+  let changed = false
+  for (const { data, value, kept } of all(topology)) {
+    if (!isOutdated(deps, data, kept)) continue
+    const schedule = await openSchedule(deps, data, kept)
+    if (typeof schedule === 'string') continue
+    const sealed = (await keepSchedule(deps, data, schedule)) as unknown as Json
+    const before = JSON.stringify(value)
+    await topology.changeDocument('schedule', data.vhost, data.name, (current) =>
+      JSON.stringify(current) === before ? sealed : (current ?? null),
+    )
+    changed = true
+  }
+  // The feed of changes has what they were before.
+  if (changed) await store.definitions.forgetHistory()
+}
+
+type Outcome = 'published' | 'unroutable' | 'exchange-missing' | 'full' | 'unreadable'
 
 /** Publishes one tick. What it throws is tried again by BullMQ. */
 async function carryOut(deps: Needs, job: Job<TickData>): Promise<void> {
   const { vhost, name } = job.data
   await deps.topology.refresh()
   const current = () => readSchedule(deps.topology.table.documents.get('schedule', vhost, name))
-  const schedule = current()
-  if (!schedule || schedule.paused) return
+  const kept = current()
+  if (!kept || kept.paused) return
   const tickMs = job.opts.prevMillis ?? job.timestamp + (job.opts.delay ?? 0)
   const late = Date.now() - tickMs > LATE_MS_MAX && job.attemptsMade === 0
   const count = (outcome: Outcome | 'missed') =>
     deps.metrics.count('scheduled', { vhost, outcome }).value++
-  if (late && schedule.missed === 'skip') count('missed')
-  else count(await publish(deps, { vhost, name }, schedule, tickMs))
-  if (schedule.at !== undefined) await forget(deps, { vhost, name }, schedule)
+  if (late && kept.missed === 'skip') count('missed')
+  else count(await publish(deps, { vhost, name }, kept, tickMs))
+  if (kept.at !== undefined) await forget(deps, { vhost, name }, kept)
 }
 
 async function publish(
-  { publisher, log }: Needs,
+  { publisher, store, log }: Needs,
   which: TickData,
-  schedule: Schedule,
+  kept: KeptSchedule,
   tickMs: number,
 ): Promise<Outcome> {
+  const schedule = await openSchedule({ store }, which, kept)
+  if (schedule === 'locked') throw noKey()
+  if (schedule === 'shredded') {
+    log.warn(which, 'the data key of a scheduled message was shredded')
+    return 'unreadable'
+  }
   const { outcome } = await publisher.publishOne(which.vhost, messageOf(which, schedule, tickMs))
   if (outcome === 'stored' || outcome === 'duplicate') return 'published'
   if (outcome === 'unroutable' || outcome === 'exchange-missing' || outcome === 'full') {
@@ -149,7 +194,7 @@ async function publish(
 }
 
 /** A schedule for one moment goes when it has run, unless it was changed meanwhile. */
-async function forget({ topology }: Needs, { vhost, name }: TickData, ran: Schedule) {
+async function forget({ topology }: Needs, { vhost, name }: TickData, ran: KeptSchedule) {
   await topology.changeDocument('schedule', vhost, name, (value) =>
     value === undefined || readSchedule(value)?.at === ran.at ? null : value,
   )

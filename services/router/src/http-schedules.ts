@@ -8,7 +8,10 @@ import {
   type Deps,
   type DocumentSpec,
   documentRoutes,
+  type KeptSchedule,
+  keepSchedule,
   nextRuns,
+  openSchedule,
   pauseRoutes,
   putDocument,
   REPLACE_ANSWERS,
@@ -16,8 +19,8 @@ import {
   readSchedule,
   route,
   SCHEDULES_MAX,
-  type Schedule,
   ScheduleBody,
+  type SealedSchedule,
 } from '@sluice/server'
 import { z } from 'zod'
 
@@ -26,13 +29,18 @@ const NEXT_SHOWN = 5
 const ShownSchedule = z
   .object({
     ...ScheduleBody.shape,
+    message: ScheduleBody.shape.message.optional(),
+    unreadable: z.enum(['locked', 'shredded']).optional().meta({
+      description: 'Why its message is not shown (docs/encryption.md).',
+    }),
     name: z.string(),
     next: z.array(z.string()).meta({ description: 'The next runs, the first five.' }),
   })
   .meta({ id: 'Schedule' })
 
-export function scheduleRoutes({ topology, store }: Deps): Route[] {
-  const spec: DocumentSpec<Schedule> = {
+export function scheduleRoutes(deps: Deps): Route[] {
+  const { topology, store } = deps
+  const spec: DocumentSpec<KeptSchedule> = {
     kind: 'schedule',
     tag: 'schedules',
     summaries: {
@@ -43,17 +51,21 @@ export function scheduleRoutes({ topology, store }: Deps): Route[] {
     countMax: SCHEDULES_MAX,
     absent: 'not_found',
     read: readSchedule,
-    shown({ name }, schedule) {
+    async shown(path, kept) {
       const nowMs = Date.now() + store.state.clockAheadMs
-      const next = nextRuns(schedule, nowMs, NEXT_SHOWN).map((ms) => new Date(ms).toISOString())
-      return { name, ...schedule, next }
+      const next = nextRuns(kept, nowMs, NEXT_SHOWN).map((ms) => new Date(ms).toISOString())
+      const { name } = path
+      const opened = await openSchedule(deps, path, kept)
+      if (typeof opened === 'object') return { name, ...opened, next }
+      const { sealed: _, ...rest } = kept as SealedSchedule
+      return { name, ...rest, unreadable: opened, next }
     },
     schema: ShownSchedule,
     mayChange: (call, schedule) => schedule && requireWrite(call, schedule),
   }
   return [
     ...documentRoutes(topology, spec),
-    putRoute(topology, spec),
+    putRoute(deps, spec),
     ...pauseRoutes(topology, spec, {
       pause: { summary: 'Publish nothing until it is resumed' },
       resume: { summary: 'Go on with the next run' },
@@ -61,7 +73,7 @@ export function scheduleRoutes({ topology, store }: Deps): Route[] {
   ]
 }
 
-function putRoute(topology: Deps['topology'], spec: DocumentSpec<Schedule>): Route {
+function putRoute(deps: Deps, spec: DocumentSpec<KeptSchedule>): Route {
   return route({
     method: 'put',
     path: '/v1/vhosts/:vhost/schedules/:name',
@@ -71,7 +83,7 @@ function putRoute(topology: Deps['topology'], spec: DocumentSpec<Schedule>): Rou
     description: 'The caller must be allowed to write to its exchange. Times are those of UTC.',
     body: ScheduleBody,
     answers: REPLACE_ANSWERS,
-    refusals: ['vhost_not_found', 'forbidden'],
+    refusals: ['vhost_not_found', 'forbidden', 'encryption_unavailable'],
     async handle(call) {
       const { params, body } = call
       parseName('schedule', params.name)
@@ -79,13 +91,17 @@ function putRoute(topology: Deps['topology'], spec: DocumentSpec<Schedule>): Rou
       if (body.at !== undefined && Date.parse(body.at) <= Date.now()) {
         throw new BrokerError('invalid_request', 'at is a moment that is to come.')
       }
-      return putDocument(topology, spec, call, () => body)
+      const kept = await keepSchedule(deps, params, body)
+      return putDocument(deps.topology, spec, call, () => kept)
     },
   })
 }
 
 /** Who may publish there by hand may have it done by the clock. */
-function requireWrite(call: Call<object, unknown, unknown>, { exchange }: Schedule): void {
+function requireWrite(
+  call: Call<object, unknown, unknown>,
+  { exchange }: Pick<KeptSchedule, 'exchange'>,
+): void {
   const name = exchange === DEFAULT_EXCHANGE_ALIAS ? '' : exchange
   call.require('write', { kind: 'exchange', name })
 }

@@ -34,7 +34,7 @@ export interface DocumentSpec<D> {
   readonly absent: ErrorCode
   /** undefined for what this version cannot read. */
   readonly read: (value: Json, name: string) => D | undefined
-  readonly shown: (path: DocumentPath, document: D) => object
+  readonly shown: (path: DocumentPath, document: D) => object | Promise<object>
   /** Of what is shown. */
   readonly schema: z.ZodType
   /** Throws forbidden: before a document that is there is replaced, deleted, paused or resumed. */
@@ -64,7 +64,7 @@ export function documentRoutes<D>(topology: Topology, spec: DocumentSpec<D>): Ro
           const document = spec.read(value, name)
           return document === undefined ? [] : [shown({ vhost, name }, document)]
         })
-        return { status: 200, body: { ...page, items } }
+        return { status: 200, body: { ...page, items: await Promise.all(items) } }
       },
     }),
     route({
@@ -76,7 +76,8 @@ export function documentRoutes<D>(topology: Topology, spec: DocumentSpec<D>): Ro
       answers: { 200: { description: `The ${kind}.`, body: schema } },
       refusals: ['vhost_not_found', absent],
       async handle({ params }) {
-        return { status: 200, body: shown(params, await findDocument(topology, spec, params)) }
+        const document = await findDocument(topology, spec, params)
+        return { status: 200, body: await shown(params, document) }
       },
     }),
     route({
