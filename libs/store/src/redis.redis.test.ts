@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type PrivateRedis, privateCluster, privateRedis, waitFor } from '@sluice/testkit'
+import { freePort, type PrivateRedis, privateCluster, privateRedis, waitFor } from '@sluice/testkit'
 import type { Cluster } from 'ioredis'
 import { connect } from './redis.ts'
 
@@ -32,6 +32,13 @@ test('writes under way when the connection ends are sent again', async (t) => {
   await server.kill9()
   await server.restart()
   assert.deepEqual(await waiting, [1, 2])
+})
+
+test('a cluster that serves nobody is given up', { timeout: 20_000 }, async (t) => {
+  const args = ['--cluster-enabled', 'yes', '--cluster-port', String(await freePort())]
+  const { port } = await privateRedis(t, { aof: false, args })
+  const url = `redis+cluster://127.0.0.1:${port}`
+  await assert.rejects(connect({ url }, 'work'), { code: 'store_unavailable' })
 })
 
 test('a connection to a cluster that ends while it looks who is there looks no more', async (t) => {

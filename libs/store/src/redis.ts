@@ -8,6 +8,7 @@
  *   subscriber wake-up hints. Losing one costs a second, see QueueStore.lease.
  */
 import { readFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { SecureContextOptions } from 'node:tls'
 import { BrokerError, parseRedisUrl, type RedisAddress } from '@sluice/core'
 import { Cluster, Redis, type RedisOptions } from 'ioredis'
@@ -39,6 +40,8 @@ const COMMON: Options = {
   replyMapping: 'legacy',
 }
 
+/** Until a Redis that does not answer is given up at the start, ms. */
+const CONNECT_MS_MAX = 5_000
 /** A silent server with commands outstanding is given up on after this: half-open sockets, ms. */
 const SILENCE_MS_MAX = 15_000
 
@@ -73,21 +76,17 @@ export async function connect(target: RedisTarget, role: keyof typeof ROLES): Pr
     // Reported by whoever waits for a reply; without a listener it would end the process.
     last = error
   })
-  const deadline = Date.now() + 5_000
-  try {
-    await redis.connect()
-    return redis
-  } catch (error) {
+  const deadline = Date.now() + CONNECT_MS_MAX
+  // Settles at the first refusal while the client goes on trying, since Redis may be starting; that
+  // of a cluster which serves nobody never does.
+  const connecting = redis.connect().catch((error) => {
     last ??= error
-  }
-  // `connect` gives up at the first refusal, while the client goes on trying: Redis may be
-  // starting.
-  while (redis.status !== 'ready' && Date.now() < deadline) {
-    await new Promise((resolve) => setTimeout(resolve, 50))
-  }
+  })
+  await Promise.race([connecting, sleep(CONNECT_MS_MAX, undefined, { ref: false })])
+  while (redis.status !== 'ready' && Date.now() < deadline) await sleep(50)
   if (redis.status === 'ready') return redis
   redis.disconnect()
-  throw unavailable(last)
+  throw unavailable(last ?? new Error('no answer'))
 }
 
 function open(target: RedisTarget, role: keyof typeof ROLES): Redis {

@@ -2,6 +2,7 @@ export { freePort } from './free-port.ts'
 export { plainMessage, type TestMessage } from './message.ts'
 export { type Random, random, randomFor, seedFromEnv } from './random.ts'
 export {
+  launch,
   type PrivateRedis,
   type PrivateRedisOptions,
   privateRedis,
