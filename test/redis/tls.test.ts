@@ -41,7 +41,7 @@ async function works(t: TestContext, url: string): Promise<void> {
   assert.deepEqual(bodies(await lease(queue, 1)), ['a'])
 }
 
-test('one server is spoken to over TLS, by who has a certificate, and is who it has to be', async (t) => {
+test('a server is spoken to over TLS, and has to be who it says', async (t) => {
   const { port } = await startTls(t)
   const url = `rediss://127.0.0.1:${port}`
   await works(t, url)
