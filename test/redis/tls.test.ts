@@ -1,4 +1,4 @@
-/** Redis over TLS, with client certificates and passwords: one server, behind a sentinel, a cluster. */
+/** Redis over TLS, with client certificates and passwords: a server, a sentinel, a cluster. */
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
