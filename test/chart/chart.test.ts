@@ -6,6 +6,7 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { before, describe, test } from 'node:test'
+import { SETTINGS } from '@sluice/config'
 import { METRICS } from '@sluice/telemetry'
 import { CHART, Helm, type Manifest, type Values } from './helm.ts'
 import { dangling } from './references.ts'
@@ -227,6 +228,10 @@ describe('settings and secrets', { skip }, () => {
     assert.equal(env['NODE_EXTRA_CA_CERTS'], '/trusted-ca/ca.crt')
     const clustered = envOf(of('a cluster with client certificates', 'Deployment')[0])
     assert.equal(clustered['SLUICE_REDIS_KEY'], '/redis-tls/tls.key')
+    const given = Object.keys({ ...env, ...clustered })
+    for (const { env: name, doc } of Object.values(SETTINGS)) {
+      if (doc.startsWith('File with')) assert.ok(given.includes(name), `no Secret for ${name}`)
+    }
     const secret = envOf(of('sentinels, existing secrets', 'Deployment')[0])
     assert.deepEqual(secret['REDIS_URL'], { name: 'operator', key: 'uri', optional: undefined })
   })

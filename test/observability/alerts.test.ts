@@ -1,7 +1,9 @@
 /** Alerts, their runbooks and the dashboard speak of what there is, and fire when they should. */
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { METRICS } from '@sluice/telemetry'
@@ -50,5 +52,24 @@ test('promtool: the rules are sound, fire when they should, and else do not', (t
   ]) {
     const { status, stdout, stderr } = promtool(...args)
     assert.equal(status, 0, `${stdout}${stderr}`)
+  }
+})
+
+test('promtool: what the dashboard asks is understood, for all that may be chosen', (t) => {
+  if (spawnSync('promtool', ['--version']).error) return t.skip('promtool is not on PATH')
+  const { panels } = JSON.parse(read('charts/sluice/monitoring/dashboard.json'))
+  const asked: string[] = panels.flatMap(({ targets = [] }) => targets.map(({ expr }) => expr))
+  assert.ok(asked.length > 20)
+  const chosen = (expr: string) =>
+    expr.replaceAll('$__rate_interval', '1m').replaceAll(/\$(vhost|queue)/g, 'a|b')
+  const rules = asked.map((expr, index) => ({ record: `asked:${index}`, expr: chosen(expr) }))
+  const folder = mkdtempSync(join(tmpdir(), 'sluice-dashboard-'))
+  try {
+    const file = join(folder, 'rules.yaml') // JSON, which is YAML too
+    writeFileSync(file, JSON.stringify({ groups: [{ name: 'dashboard', rules }] }))
+    const { status, stdout, stderr } = spawnSync('promtool', ['check', 'rules', file])
+    assert.equal(status, 0, `${stdout}${stderr}`)
+  } finally {
+    rmSync(folder, { recursive: true })
   }
 })
