@@ -338,8 +338,9 @@ export class Redrive {
 
   /** Resolves once it has ended, whether done, cancelled or failed: its `state` says. */
   async ended(options: RedriveWatchOptions = {}): Promise<RedriveStatus> {
-    for await (const status of this.watch(options)) if (ENDED.has(status.state)) return status
-    return this.status(options)
+    let last: RedriveStatus | undefined
+    for await (const status of this.watch(options)) last = status
+    return last!
   }
 
   /** Has it wait, within a second. */

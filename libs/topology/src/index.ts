@@ -12,9 +12,7 @@ export {
   type DeathHistory,
   deadLetter,
   deadLetterTarget,
-  deathHistory,
   isCycle,
-  originalQueue,
 } from './dead-letter.ts'
 export { type DeadLetterFilter, type Letter, matcher, readLetter } from './dead-letter-filter.ts'
 export {

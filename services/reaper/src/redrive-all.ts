@@ -158,9 +158,10 @@ class RedriveWalk {
   }
 
   /**
-   * How many of `count` letters go now. 0: none yet, and it has waited for a while, no longer than a
-   * look takes to come round. Each part is due when the rate says so, reckoned from when the one
-   * before was due and not from when it went, so that what is late is no slower in the end.
+   * How many of `count` letters go now; 0: none yet, it has waited until the next look at most.
+   *
+   * A part is due as long after the one before as the rate says, whenever that went: what is late
+   * for a moment is no slower in the end.
    */
   async #part(count: number): Promise<number> {
     const { limit, perSecond, rate = perSecond } = this.#data
@@ -220,10 +221,7 @@ class RedriveWalk {
 
   /** Now and then: what is asked by now, and how far it is. */
   async #look(): Promise<void> {
-    if (performance.now() - this.#looked >= LOOK_MS) await this.#lookAgain()
-  }
-
-  async #lookAgain(): Promise<void> {
+    if (performance.now() - this.#looked < LOOK_MS) return
     this.#looked = performance.now()
     this.#data = (await this.#run.asked()) ?? { ...this.#data, cancelled: true }
     await this.#tell()
