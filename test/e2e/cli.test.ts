@@ -27,6 +27,7 @@ async function start(t: TestContext) {
   t.after(() => rmSync(folder, { recursive: true }))
   const env = {
     PATH: process.env['PATH'],
+    NODE_COMPILE_CACHE: process.env['NODE_COMPILE_CACHE'],
     SLUICE_URL: deployment.processes[0]!.http,
     SLUICE_PASSWORD: PASSWORD,
     SLUICE_PROFILES: join(folder, 'profiles.json'),

@@ -103,6 +103,7 @@ class Spawned implements ServiceProcess {
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
       env: {
         PATH: process.env['PATH'],
+        NODE_COMPILE_CACHE: process.env['NODE_COMPILE_CACHE'],
         REDIS_URL: redisUrl,
         SLUICE_HTTP_PORT: '0',
         SLUICE_AMQP_PORT: '0',
