@@ -278,6 +278,24 @@ describe('values', { skip }, () => {
     }
   })
 
+  test('what docs/kubernetes.md says to install is installed', async () => {
+    const page = readFileSync(new URL('../../docs/kubernetes.md', import.meta.url), 'utf8')
+    const [, written] = /```yaml\n([^`]+)```/.exec(page) ?? []
+    const [own] = helm!.parse(written!)
+    const objects = await helm!.template(own)
+    assert.deepEqual(dangling(objects), [])
+    const kinds = new Set(objects.map(({ kind }) => kind))
+    for (const kind of ['ScaledObject', 'HTTPRoute', 'ServiceMonitor']) assert.ok(kinds.has(kind))
+    assert.ok(!kinds.has('StatefulSet'))
+    const flags = [...page.matchAll(/--set ([\w.]+)=/g)].map(([, path]) => path!)
+    assert.ok(flags.length >= 4)
+    const values = helm!.parse(readFileSync(join(CHART, 'values.yaml'), 'utf8'))[0]
+    for (const path of flags) {
+      const value = path.split('.').reduce((at: Manifest, name) => at?.[name], values)
+      assert.notEqual(value, undefined, path)
+    }
+  })
+
   test('the README and the schema speak of every value', () => {
     const values = helm!.parse(readFileSync(join(CHART, 'values.yaml'), 'utf8'))[0]
     const schema = JSON.parse(readFileSync(join(CHART, 'values.schema.json'), 'utf8'))
