@@ -11,10 +11,8 @@ import { join } from 'node:path'
 import { json } from 'node:stream/consumers'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { KeyInfo } from '@sluice/server'
-import { privateRedis, waitFor } from '@sluice/testkit'
+import { waitFor } from '@sluice/testkit'
 import { AmqpPeer } from '../support/amqp-peer.ts'
-import { type TestBroker, withBroker } from '../support/broker.ts'
 import { encrypt, keptBy, keysOf, mark, newKey, open, readable } from '../support/encryption.ts'
 import { PASSWORD } from '../support/http.ts'
 
@@ -42,56 +40,6 @@ test('a new data key seals what comes, in every process; order and duplicates ou
   assert.deepEqual(others, [], 'the key of the order holds the next one back')
   await there.settle('q', first!, { outcome: 'ack' })
   assert.deepEqual(await vhost.drain('q'), ['two'])
-})
-
-test('a data key that is old enough is replaced by one new key, however many reapers look', async (t) => {
-  const redisUrl = (await privateRedis(t, { aof: false })).url
-  const env = {
-    SLUICE_ENCRYPTION_KEY: newKey(),
-    SLUICE_DATA_KEY_ROTATION_MS: String(7 * DAY_MS),
-    SLUICE_REAPER_SWEEP_MS: '1000',
-  }
-  const brokers = [await withBroker(t, { redisUrl, env }), await withBroker(t, { redisUrl, env })]
-  const [{ vhost, request, deps }, { deps: others }] = brokers as [TestBroker, TestBroker]
-  await request('PUT', '/queues/q', { body: { arguments: { 'x-encryption': true } } })
-  const send = (body: string) =>
-    request('POST', '/queues/q/messages', { body, headers: { 'Content-Type': 'text/plain' } })
-  await send('old')
-  const keys = () => deps.encryption.list().filter((key) => key.vhost === vhost)
-  const [first] = keys()
-  const ages = (days: number) =>
-    deps.topology.changeDocument('data-key', vhost, first!.id, (document) => {
-      const { createdAt, ...rest } = document as unknown as KeyInfo
-      return { ...rest, createdAt: createdAt - days * DAY_MS }
-    })
-  await ages(6)
-  await others.topology.refresh()
-  await sleep(2_500) // two looks of each
-  assert.equal(keys().length, 1, 'it is not old enough')
-  await ages(2)
-  await waitFor(() => keys().length > 1, { what: 'a new key' })
-  await send('new')
-  const replaced = await Promise.all(
-    [deps, others, deps, others].map(({ encryption }) => encryption.replace(keys()[0]!)),
-  )
-  assert.equal(replaced.filter((key) => key !== undefined).length, 1)
-  await sleep(2_500)
-  assert.deepEqual(
-    keys().map(({ generation, newest }) => [generation, newest]),
-    [
-      [3, true],
-      [2, false],
-      [1, false],
-    ],
-  )
-  const counted = await Promise.all(brokers.map(({ request }) => request('GET', '/metrics')))
-  const texts = counted.map(({ text }) => /^sluice_data_keys_rotated_total (\d)$/m.exec(text)?.[1])
-  assert.deepEqual(texts.sort().join(), '1,')
-  const { json } = await request('POST', '/queues/q/leases', { body: { max: 2 } })
-  assert.deepEqual(
-    json.messages.map(({ body }: { body: string }) => body),
-    ['old', 'new'],
-  )
 })
 
 test('what a shredded key sealed comes to an end, and nothing else does', async (t) => {
@@ -146,6 +94,9 @@ test('without its key nothing is stored in the clear, nothing is lost, and it co
   await encrypt(world)
   await vhost.queue('q')
   await vhost.send('q', 'kept')
+  const message = { routingKey: 'elsewhere', body: mark('body') }
+  const schedule = { body: { everyMs: DAY_MS, message } }
+  assert.equal((await vhost.router('PUT', '/schedules/s', schedule)).status, 201)
   const client = deployment.routers[0]!
   const impaired = async () => 'impaired' in (await client.request('GET', '/readyz')).json
   for (const wrong of [newKey(), '', 'no key']) {
@@ -159,11 +110,16 @@ test('without its key nothing is stored in the clear, nothing is lost, and it co
     assert.equal(lease.json.title, 'encryption_unavailable')
     const [shown] = (await vhost.delivery('GET', '/queues/q/messages')).json.messages
     assert.equal(shown.body, '')
+    const locked = (await vhost.router('GET', '/schedules/s')).json
+    assert.deepEqual([locked.unreadable, locked.message], ['locked', undefined])
+    const put = await vhost.router('PUT', '/schedules/s', schedule)
+    assert.equal(put.json.title, 'encryption_unavailable')
     writeFileSync(file, key)
     await waitFor(async () => !(await impaired()))
     await vhost.send('q', 'more')
   }
   assert.deepEqual(await readable(world), [])
+  assert.deepEqual((await vhost.router('GET', '/schedules/s')).json.message, message)
   assert.deepEqual(await vhost.drain('q'), ['kept', 'more', 'more', 'more'])
 })
 
@@ -294,6 +250,8 @@ test('a KMS that is away is waited for, and needed no more once a key is unwrapp
   well = false
   const refused = await vhost.router('POST', '/data-keys', { body: {} })
   assert.equal(refused.json.title, 'encryption_unavailable')
+  const unwrapped = await client.request('POST', '/v1/data-keys/rewrap')
+  assert.equal(unwrapped.json.title, 'encryption_unavailable')
   assert.equal(await impaired(), true)
   well = true
   await waitFor(async () => !(await impaired()))

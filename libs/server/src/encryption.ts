@@ -211,7 +211,10 @@ export class Encryption implements KeyKeeper {
     await this.#topology.changeDocument('data-key', vhost, id, () => null)
   }
 
-  /** Wraps every data key anew with the first key, in no hurry. Answers how many it could not. */
+  /**
+   * Wraps every data key anew with the first key, in no hurry; answers how many are locked. Throws
+   * encryption_unavailable when the KMS fails.
+   */
   async rewrap(): Promise<{ rewrapped: number; locked: number }> {
     await this.look()
     const kek = this.#keks[0]
@@ -222,7 +225,10 @@ export class Encryption implements KeyKeeper {
       const key = this.#store.keys.get(idOf(id))
       if (state === 'locked' || key === undefined) locked++
       else if (before !== kek.id || kek instanceof Kms) {
-        const wrapped = await kek.wrap(key.material, contextOf(vhost, queue, id))
+        const { material } = key
+        const wrapped = await this.#wrap(kek, material, contextOf(vhost, queue, id))
+        material.fill(0)
+        if (wrapped === undefined) throw noKey()
         await this.#topology.changeDocument('data-key', vhost, id, (current) => {
           const known = readDocument(DataKeyDocument, current)
           return known === undefined ? null : { ...known, ...wrapped }
@@ -280,8 +286,8 @@ export class Encryption implements KeyKeeper {
       vhost,
       nameOf(id),
       (current, table) => {
-        const before = generationOf(table, vhost, queue)
         assert(current === undefined, 'an id of 48 random bits is a new one')
+        const before = generationOf(table, vhost, queue)
         if (before !== (after ?? before)) return null
         checkScope(table, vhost, queue)
         return { queue, generation: before + 1, createdAt, ...wrapped }

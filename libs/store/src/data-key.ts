@@ -21,6 +21,8 @@ import {
 const SALT_SIZE = 10
 const COUNTER_SIZE = 6
 const ID_SIZE = 6
+/** Of an id in base64. */
+const ID_TEXT_LENGTH = 8
 const TAG_SIZE = 16
 const HEAD_SIZE = ID_SIZE + SALT_SIZE + COUNTER_SIZE
 /** What sealing adds. */
@@ -164,7 +166,10 @@ export function openText(
 }
 
 /** The id of the key that sealed this text. */
-export const textSealedBy = (sealed: string): number => sealedBy(Buffer.from(sealed, 'base64'))
+export function textSealedBy(sealed: string): number {
+  const id = Buffer.from(sealed.slice(0, ID_TEXT_LENGTH), 'base64')
+  return id.length < ID_SIZE ? -1 : id.readUIntBE(0, ID_SIZE)
+}
 
 /** The id of the key that sealed these bytes. */
 export const sealedBy = (sealed: Buffer): number =>

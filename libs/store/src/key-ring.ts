@@ -6,7 +6,7 @@
  * nobody follows for has no keys: what is to be sealed is refused.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Appended, BrokerError } from '@sluice/core'
+import { type Appended, BrokerError, type Report } from '@sluice/core'
 import type { DataKey } from './data-key.ts'
 import { outcomeOf } from './redis.ts'
 
@@ -41,7 +41,12 @@ export class KeyRing {
   readonly #newest = new Map<string, DataKey>()
   /** By scope: whoever publishes meanwhile waits for the same key, and in order. */
   readonly #making = new Map<string, Promise<DataKey | Keyless>>()
+  readonly #report: Report
   #keeper: KeyKeeper | undefined
+
+  constructor(report: Report) {
+    this.#report = report
+  }
 
   /** @param keeper undefined: no more keys are made. */
   follow(keeper: KeyKeeper | undefined): void {
@@ -81,7 +86,7 @@ export class KeyRing {
     return this.#newest.get(scopeOf(vhost, queue))
   }
 
-  /** The same, or a promise while the first key is being made. */
+  /** The same, or a promise while the first key is being made, which never rejects. */
   sealing(vhost: string, queue: string): DataKey | Promise<DataKey | Keyless> | undefined {
     const scope = scopeOf(vhost, queue)
     const making = this.#making.get(scope)
@@ -99,12 +104,24 @@ export class KeyRing {
       try {
         return (await keeper.make(vhost, queue)) ?? 'no-key'
       } catch (error) {
-        const why = keyless(error)
+        const why = this.#keyless(error)
         if (why !== undefined) return why
       }
       await sleep(RETRY_MS, undefined, { ref: false })
     }
     return 'unavailable'
+  }
+
+  /** undefined: Redis did not answer. */
+  #keyless(error: unknown): Keyless | undefined {
+    if (!(error instanceof BrokerError)) {
+      this.#report(error)
+      return 'no-key'
+    }
+    const { code, cause } = error
+    if (code === 'queue_not_found' || code === 'vhost_not_found') return 'gone'
+    const answered = cause instanceof Error && cause.name === 'ReplyError'
+    return code !== 'store_unavailable' || answered ? outcomeOf(error) : undefined
   }
 
   /** Looks for keys that are not here: answers those that exist and cannot be had at the moment. */
@@ -123,15 +140,6 @@ export class KeyRing {
   broken(): string[] {
     return this.#keeper?.broken() ?? []
   }
-}
-
-/** undefined: Redis did not answer. */
-function keyless(error: unknown): Keyless | undefined {
-  if (!(error instanceof BrokerError)) throw error
-  const { code, cause } = error
-  if (code === 'queue_not_found' || code === 'vhost_not_found') return 'gone'
-  const answered = cause instanceof Error && cause.name === 'ReplyError'
-  return code !== 'store_unavailable' || answered ? outcomeOf(error) : undefined
 }
 
 export function noKey(): BrokerError {

@@ -87,13 +87,7 @@ export class Sealing {
     }
     const late = setInterval(() => reply.patient || tell('unavailable'), timeouts.appendMs)
     backlog(bytes)
-    key
-      .catch((error): Keyless => {
-        report(error)
-        return 'no-key'
-      })
-      .then(tell)
-      .catch(report)
+    key.then(tell).catch(report)
   }
 
   #keyFor(by: number | undefined): DataKey | Promise<DataKey | Keyless> | undefined {
@@ -106,7 +100,7 @@ export class Sealing {
 
   /** The key with which something small is sealed beside a message; undefined: it is open. */
   get key(): DataKey | undefined {
-    const key = this.#queue.settings.encryption === 'none' ? undefined : this.#keyFor(undefined)
+    const key = this.#seals ? this.#keyFor(undefined) : undefined
     return key instanceof Promise ? undefined : key
   }
 
@@ -248,6 +242,7 @@ interface Recorded {
 }
 const recordOf = ({ record }: Recorded) => record
 export const isSealed = ({ record }: Recorded): boolean => record.sealed !== undefined
+
 /** Hot path: asked of every take, whatever it brings. */
 export function holdsSealed({ messages, batches }: Taken): boolean {
   for (const { records } of batches) {
@@ -255,5 +250,6 @@ export function holdsSealed({ messages, batches }: Taken): boolean {
   }
   return messages.some(isSealed)
 }
+
 /** Shredded or forged: nobody will read it. */
 export const isUnreadable = ({ record }: Recorded): boolean => record.unreadable !== undefined

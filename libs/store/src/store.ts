@@ -110,7 +110,7 @@ export class Store {
   /** What became of requests that ingests accepted. */
   readonly requests: Requests
   /** Of queues that are encrypted. */
-  readonly keys = new KeyRing()
+  readonly keys: KeyRing
   readonly #options: StoreOptions
   readonly #writes: Redis
   readonly #work: Redis
@@ -136,6 +136,7 @@ export class Store {
     state: ServerState,
   ) {
     this.#options = options
+    this.keys = new KeyRing(options.report)
     this.#writes = writes
     this.#work = work
     this.#subscriber = subscriber

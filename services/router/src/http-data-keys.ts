@@ -107,7 +107,7 @@ function shred({ encryption }: Deps): Route {
     needs,
     summary: 'Shred a data key: what it sealed is read by nobody any more',
     answers: DELETE_ANSWERS,
-    refusals: ['vhost_not_found'],
+    refusals: ['vhost_not_found', 'encryption_unavailable'],
     async handle({ params: { vhost, id } }) {
       await encryption.shred(vhost, id)
       return { status: 204 }
