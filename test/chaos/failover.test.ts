@@ -71,22 +71,23 @@ interface Setup {
   readonly start: (t: TestContext) => Promise<RedisGroup>
 }
 
+/** The last one is for long runs. */
 const SETUPS: readonly Setup[] = [
   {
     name: 'sentinels and a replica',
     start: (t) => privateSentinel(t, { fsync: 'always', replicas: 1 }),
   },
   {
-    name: 'sentinels and two replicas',
-    start: (t) => privateSentinel(t, { fsync: 'always', replicas: 2 }),
-  },
-  {
     name: 'a cluster',
     start: (t) => privateCluster(t, { fsync: 'always' }),
   },
+  {
+    name: 'sentinels and two replicas',
+    start: (t) => privateSentinel(t, { fsync: 'always', replicas: 2 }),
+  },
 ]
 
-for (const { name, start } of SETUPS) {
+for (const { name, start } of SHORT ? SETUPS.slice(0, 2) : SETUPS) {
   test(`with ${name}, a primary that goes costs nothing that a replica had to have`, async (t) => {
     const random = randomFor(t)
     const group = await start(t)
@@ -181,15 +182,23 @@ async function startLoad(t: TestContext, { routers, processes }: Deployment, vho
       published.push(publish(router, vhost.name, queue, line, stop.signal))
     }
   }
-  const applications = [publishWithClient, publishWithAmqplib]
-  for (const [index, application] of applications.entries()) {
-    const line = await open(application.name, 'memory')
-    const running = application(t, processes[index]!, vhost.name, line, stop.signal)
-    published.push(running.catch((error) => void errors.push(error)))
-  }
   const consumed = [...lines].map(([queue, line]) =>
     consume(vhost, queue, line, stopConsumers.signal),
   )
+  const note = (running: Promise<void>) => running.catch((error) => void errors.push(error))
+  for (const [index, application] of [useClient, useAmqplib].entries()) {
+    const queue = `applications-${index}`
+    const line = await open(queue, 'memory')
+    const { publishing, consuming } = await application(t, processes[index]!, {
+      vhost: vhost.name,
+      queue,
+      line,
+      stop: stop.signal,
+      stopConsumers: stopConsumers.signal,
+    })
+    published.push(note(publishing))
+    consumed.push(note(consuming))
+  }
   return {
     lines,
     errors,
@@ -221,39 +230,64 @@ async function publish(
   }
 }
 
+interface Place {
+  readonly vhost: string
+  readonly queue: string
+  readonly line: Line
+  readonly stop: AbortSignal
+  readonly stopConsumers: AbortSignal
+}
+
+/** What an application does; either promise rejects with the first error that it would meet. */
 type Application = (
   t: TestContext,
   process: Deployment['processes'][number],
-  vhost: string,
-  line: Line,
-  signal: AbortSignal,
-) => Promise<void>
+  place: Place,
+) => Promise<{ publishing: Promise<void>; consuming: Promise<void> }>
 
-const publishWithClient: Application = async (t, { http }, vhost, line, signal) => {
+const useClient: Application = async (t, { http }, { vhost, queue, line, ...signals }) => {
   const client = new Sluice({ url: http, vhost, token: PASSWORD })
   t.after(() => client.close())
-  for (let number = 0; !signal.aborted; number++) {
-    await client.publish({ queue: publishWithClient.name }, bodyOf(number, line))
-    line.confirmedAt.push(performance.now())
+  const failed = Promise.withResolvers<void>()
+  const consumer = client.consume(
+    queue,
+    ({ body, redelivered }) => line.see(Number(body), redelivered),
+    { onError: failed.reject },
+  )
+  signals.stopConsumers.addEventListener('abort', () => failed.resolve(consumer.drain()))
+  const publish = async () => {
+    for (let number = 0; !signals.stop.aborted; number++) {
+      await client.publish({ queue }, bodyOf(number, line))
+      line.confirmedAt.push(performance.now())
+    }
   }
+  return { publishing: publish(), consuming: failed.promise }
 }
 
-const publishWithAmqplib: Application = async (_t, { doors }, vhost, line, signal) => {
+const useAmqplib: Application = async (_t, { doors }, { vhost, queue, line, ...signals }) => {
   const login = `admin:${encodeURIComponent(PASSWORD)}`
   const connection = await connect(`${doors['amqp']!.replace('//', `//${login}@`)}/${vhost}`)
-  const ended = new Promise<never>((_resolve, reject) => {
-    connection.once('error', reject)
-    connection.once('close', () => reject(new Error('the connection was closed')))
+  const failed = Promise.withResolvers<void>()
+  connection.once('error', failed.reject)
+  connection.once('close', () => failed.reject(new Error('the connection was closed')))
+  const consuming = await connection.createChannel()
+  await consuming.prefetch(50)
+  await consuming.consume(queue, (message) => {
+    if (message === null) return failed.reject(new Error('the consumer was cancelled'))
+    line.see(Number(message.content), message.fields.redelivered)
+    consuming.ack(message)
   })
-  ended.catch(() => {}) // heard by whoever waits for a confirm
-  const channel = await connection.createConfirmChannel()
-  for (let number = 0; !signal.aborted; number++) {
+  signals.stopConsumers.addEventListener('abort', () => failed.resolve(connection.close()))
+  const publish = async () => {
+    const channel = await connection.createConfirmChannel()
     const options = { contentType: 'text/plain' }
-    channel.sendToQueue(publishWithAmqplib.name, Buffer.from(bodyOf(number, line)), options)
-    await Promise.race([channel.waitForConfirms(), ended])
-    line.confirmedAt.push(performance.now())
+    for (let number = 0; !signals.stop.aborted; number++) {
+      channel.sendToQueue(queue, Buffer.from(bodyOf(number, line)), options)
+      await Promise.race([channel.waitForConfirms(), failed.promise])
+      line.confirmedAt.push(performance.now())
+    }
   }
-  await connection.close()
+  return { publishing: publish(), consuming: failed.promise }
 }
 
 const bodyOf = (number: number, { stressed }: Line) =>
