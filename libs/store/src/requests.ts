@@ -95,7 +95,7 @@ export class Requests {
   /** An id that nobody can guess. */
   newId(): string {
     if (this.#groupLeft-- === 0) {
-      this.#group = randomBytes(REQUEST_GROUP_LENGTH).toString('hex', 0, REQUEST_GROUP_LENGTH / 2)
+      this.#group = randomBytes(REQUEST_GROUP_LENGTH / 2).toString('hex')
       this.#groupLeft = GROUP_SIZE - 1
     }
     return this.#group + randomUUID()

@@ -119,11 +119,9 @@ export class Slot {
 
   /** Names without heartbeat, and the bases of the queues in which each may have left something. */
   async dead(): Promise<{ slot: string; bases: string[] }[]> {
-    const all = await this.#redis.smembers(ALL)
-    const alive = await Promise.all(all.map((slot) => this.#redis.exists(aliveKey(slot))))
-    const dead = all.filter((_, index) => alive[index] === 0)
+    const dead = (await this.#beats()).filter(({ beat }) => beat === null)
     return Promise.all(
-      dead.map(async (slot) => ({ slot, bases: await this.#redis.smembers(queuesKey(slot)) })),
+      dead.map(async ({ slot }) => ({ slot, bases: await this.#redis.smembers(queuesKey(slot)) })),
     )
   }
 
@@ -139,9 +137,7 @@ export class Slot {
 
   /** Names with heartbeat. */
   async alive(): Promise<string[]> {
-    const all = await this.#redis.smembers(ALL)
-    const alive = await Promise.all(all.map((slot) => this.#redis.exists(aliveKey(slot))))
-    return all.filter((_, index) => alive[index] === 1)
+    return (await this.#beats()).flatMap(({ slot, beat }) => (beat === null ? [] : [slot]))
   }
 
   /** Whether, of all names with heartbeat, this one is the first: one process answers for all. */
@@ -156,11 +152,17 @@ export class Slot {
 
   /** The notes of the others with heartbeat; '' = none. */
   async notes(): Promise<string[]> {
+    return (await this.#beats()).flatMap(({ slot, beat }) =>
+      beat === null || slot === this.#name ? [] : [beat.slice(beat.indexOf(' ') + 1)],
+    )
+  }
+
+  /** All names, each with what its last heartbeat said; null = it is dead. */
+  async #beats(): Promise<{ slot: string; beat: string | null }[]> {
     const all = await this.#redis.smembers(ALL)
-    const others = all.filter((slot) => slot !== this.#name)
-    if (others.length === 0) return []
-    const beats = await this.#redis.mget(others.map(aliveKey))
-    return beats.flatMap((beat) => (beat === null ? [] : [beat.slice(beat.indexOf(' ') + 1)]))
+    if (all.length === 0) return []
+    const beats = await this.#redis.mget(all.map(aliveKey))
+    return all.map((slot, index) => ({ slot, beat: beats[index]! }))
   }
 
   /** Ends the heartbeat; reapers take over whatever is still held. */

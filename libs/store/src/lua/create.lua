@@ -52,17 +52,6 @@ local function eachEntry(level, visit)
   end
 end
 
-local function lastDelivered(level)
-  for _, group in ipairs(call('EXISTS', logOf(level)) == 1
-    and call('XINFO', 'GROUPS', logOf(level)) or {}) do
-    for i = 1, #group, 2 do
-      if group[i] == 'last-delivered-id' then
-        return group[i + 1]
-      end
-    end
-  end
-end
-
 local function mend()
   local counts = call('HMGET', META, 'ready', 'unacked')
   local inSide = call('ZCARD', READY) + call('ZCARD', PARKED)
@@ -70,7 +59,7 @@ local function mend()
   local bytes = weighSide(READY) + weighSide(PARKED)
   local broken, present = {}, {}
   for level = 0, levels - 1 do
-    local last = lastDelivered(level)
+    local last = call('EXISTS', logOf(level)) == 1 and lastDelivered(level)
     local log = {level = level, records = 0}
     eachEntry(level, function(entry)
       local records, size = weigh(level, entry)

@@ -72,17 +72,6 @@ if state ~= 'ready' then
   return reply
 end
 
-local function lastDelivered(level)
-  for _, group in ipairs(call('XINFO', 'GROUPS', logOf(level))) do
-    for i = 1, #group, 2 do
-      if group[i] == 'last-delivered-id' then
-        return group[i + 1]
-      end
-    end
-  end
-  return '0-0'
-end
-
 -- The ready ones of a level behind `position`. Where they have turns they sort by those: a rank is
 -- the position then, and some are missed or come twice if others are taken meanwhile.
 local hasTurns = levels == 1 and call('ZCOUNT', READY, '(0', '+inf') > 0
@@ -111,7 +100,7 @@ while part ~= 'parked' and level >= 0 and level < levels and call('EXISTS', logO
     end
     part, position = 'log', ''
   end
-  local from = position ~= '' and position or lastDelivered(level)
+  local from = position ~= '' and position or lastDelivered(level) or '0-0'
   while true do
     local entry = call('XRANGE', logOf(level), '(' .. from, '+', 'COUNT', 1)[1]
     if not entry then

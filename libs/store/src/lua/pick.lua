@@ -23,13 +23,11 @@ local function fromSide(ref)
     return nil
   end
   if call('ZREM', READY, ref) == 1 then
-    count('ready', -1)
-    count('bytes', VALUE_HEADER - #value)
+    countReady(-1, value)
   elseif call('ZREM', DUE, ref) == 1 then
     count('delayed', -1)
   elseif ordered and call('ZREM', PARKED, parkedOf(orderingKey(value, VALUE_HEADER + 1), ref)) == 1 then
-    count('ready', -1)
-    count('bytes', VALUE_HEADER - #value)
+    countReady(-1, value)
   else
     return nil
   end
@@ -59,8 +57,7 @@ local function fromLog(level, id, wanted)
     values[ref] = value
     found[#found + 1], found[#found + 2] = ref, value
     marked = mark(marked, index)
-    count('ready', -1)
-    count('bytes', VALUE_HEADER - #value)
+    countReady(-1, value)
   end, wanted)
   if #found == 0 then
     return

@@ -104,6 +104,12 @@ local function count(name, by)
   delta[name] = (delta[name] or 0) + by
 end
 
+-- One message more that is deliverable, or one fewer, -1; by its side value.
+local function countReady(by, value)
+  count('ready', by)
+  count('bytes', by * (#value - VALUE_HEADER))
+end
+
 -- Writes the counters; wakes a waiting slot when something became deliverable.
 local function commit()
   local names = {}
@@ -358,15 +364,21 @@ local function readyRefs(level, limit)
   return call('ZRANGEBYLEX', READY, '[' .. digit, '(' .. digit .. '~', 'LIMIT', 0, limit)
 end
 
--- The first unread batch of a level, or nil.
-local function headOf(level)
+-- The entry of a log that was read last, '0-0' = none yet; nil where there is no group.
+local function lastDelivered(level)
   for _, group in ipairs(call('XINFO', 'GROUPS', logOf(level))) do
     for i = 1, #group, 2 do
       if group[i] == 'last-delivered-id' then
-        return call('XRANGE', logOf(level), '(' .. group[i + 1], '+', 'COUNT', 1)[1]
+        return group[i + 1]
       end
     end
   end
+end
+
+-- The first unread batch of a level, or nil.
+local function headOf(level)
+  local last = lastDelivered(level)
+  return last and call('XRANGE', logOf(level), '(' .. last, '+', 'COUNT', 1)[1]
 end
 
 -- Drops ready messages while there are more than the limits allow (-1 = none), about `most` of them:
@@ -380,8 +392,7 @@ local function dropHead(ready, bytes, maxLength, maxBytes, most)
   local function drop(ref, value)
     local size = #value - VALUE_HEADER
     ready, bytes, dropped = ready - 1, bytes - size, dropped + 1
-    count('ready', -1)
-    count('bytes', -size)
+    countReady(-1, value)
     doom(ref, value, 'maxlen', '', '')
   end
   local function split(level)
@@ -446,8 +457,7 @@ local function release(now, limit)
     local value = call('HGET', SIDE, ref)
     call('ZREM', DUE, ref)
     count('delayed', -1)
-    count('ready', 1)
-    count('bytes', #value - VALUE_HEADER)
+    countReady(1, value)
     makeReady(ref, value)
   end
   for _, ref in ipairs(call('ZRANGEBYSCORE', HELD, 1, now, 'LIMIT', 0, limit)) do
@@ -459,8 +469,7 @@ local function release(now, limit)
     if deliveryLimit >= 0 and failed + 1 > deliveryLimit then
       doom(ref, value, 'delivery_limit', holder, failure)
     else
-      count('ready', 1)
-      count('bytes', #value - VALUE_HEADER)
+      countReady(1, value)
       makeReady(ref, value)
     end
   end

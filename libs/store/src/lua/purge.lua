@@ -14,8 +14,7 @@ local purged = 0
 
 local function remove(ref)
   local value = call('HGET', SIDE, ref)
-  count('ready', -1)
-  count('bytes', VALUE_HEADER - #value)
+  countReady(-1, value)
   purged = purged + 1
   call('HDEL', SIDE, ref)
   call('HDEL', TALLY, ref)
@@ -41,18 +40,11 @@ local more = #parked == limit or #refs == limit
 for level = 0, levels - 1 do
   local log = logOf(level)
   if call('EXISTS', log) == 1 then
-    local last, delivered
+    local last, delivered = nil, lastDelivered(level)
     local info = call('XINFO', 'STREAM', log)
     for i = 1, #info, 2 do
       if info[i] == 'last-generated-id' then
         last = info[i + 1]
-      end
-    end
-    for _, group in ipairs(call('XINFO', 'GROUPS', log)) do
-      for i = 1, #group, 2 do
-        if group[i] == 'last-delivered-id' then
-          delivered = group[i + 1]
-        end
       end
     end
     ends[#ends + 1] = last
@@ -73,8 +65,7 @@ for level = 0, levels - 1 do
       end
       local field = partialOf(level, entry[1])
       eachRecord(entry[2][2], call('HGET', PARTIAL, field), function(_, value)
-        count('ready', -1)
-        count('bytes', VALUE_HEADER - #value)
+        countReady(-1, value)
         purged = purged + 1
       end)
       call('HDEL', PARTIAL, field)

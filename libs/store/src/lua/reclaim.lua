@@ -42,8 +42,7 @@ local function giveBack(ref, value)
     doom(ref, value, 'delivery_limit', '', '')
     return
   end
-  count('ready', 1)
-  count('bytes', #value - VALUE_HEADER)
+  countReady(1, value)
   makeReady(ref, value)
 end
 

@@ -148,8 +148,7 @@ local function finish(ref, value, action, ms, failure)
     soonest = math.min(soonest or now + ms, now + ms)
     return 'd'
   end
-  count('ready', 1)
-  count('bytes', #value - VALUE_HEADER)
+  countReady(1, value)
   makeReady(ref, value)
   return 'r'
 end

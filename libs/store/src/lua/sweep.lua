@@ -29,8 +29,7 @@ call('HDEL', META, 'next')
 release(now, limit)
 
 local function expire(ref, value)
-  count('ready', -1)
-  count('bytes', VALUE_HEADER - #value)
+  countReady(-1, value)
   doom(ref, value, 'expired', '', '')
 end
 

@@ -76,8 +76,7 @@ local unfinished, expirable = false, 1024
 
 local function expire(ref, value)
   expirable = expirable - 1
-  count('ready', -1)
-  count('bytes', VALUE_HEADER - #value)
+  countReady(-1, value)
   doom(ref, value, 'expired', '', '')
 end
 
