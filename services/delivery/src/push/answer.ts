@@ -1,7 +1,7 @@
 /** What an answer means: for its message, for its endpoint, and until when (pure). */
 import type { Pressure, Verdict } from './subscription.ts'
 
-/** An endpoint that asks for more is asked again after this: it may have been a mistake. */
+/** Longest that a Retry-After is obeyed, ms: a day. Beyond, it may be a mistake. */
 const RETRY_AFTER_MS_MAX = 24 * 3_600_000
 
 /** 4xx that say nothing about the message: RFC 9110, RFC 8470 (425), RFC 6585 (429). */

@@ -15,7 +15,7 @@ import { BrokerError, limits, type Report, retryDelayMs } from '@sluice/core'
 import { type Budget, type BudgetLimits, failureOf, type Loan } from '@sluice/store'
 import type { QueueEntry } from '@sluice/topology'
 import type { Feeds } from '../feeds.ts'
-import type { Consumer, Delivery } from '../handing.ts'
+import { type Consumer, type Delivery, UNSEEN } from '../handing.ts'
 import { traceOf } from '../observer.ts'
 import { Allowance } from './allowance.ts'
 import { Concurrency } from './concurrency.ts'
@@ -42,17 +42,15 @@ const ASK_AGAIN_MS = 100
 const FIRST_PROBE_MS = 500
 /** An endpoint that only answers 429, and not until when, is left alone this long, ms. */
 const BUSY_MS = 1_000
-/** Longest that a Retry-After is obeyed, ms: a day. Beyond, it is a mistake. */
-const RETRY_AFTER_MS_MAX = 86_400_000
 /** Messages at hand beyond those under way: what goes through within this, ms, and at most. */
 const AHEAD_MS = 100
 const AHEAD_MAX = 512
 
 /** Why nothing is sent for a while. */
-export const THROTTLES = ['rate', 'concurrency', 'window', 'breaker', 'retry-after'] as const
+const THROTTLES = ['rate', 'concurrency', 'window', 'breaker', 'retry-after'] as const
 export type Throttle = (typeof THROTTLES)[number]
 
-export interface PumpDeps {
+interface PumpDeps {
   readonly budget: Budget
   readonly feeds: Feeds
   readonly report: Report
@@ -131,24 +129,28 @@ export class Pump implements Consumer {
 
   /** Takes effect at once; what is under way goes on as it began. */
   configure(subscription: Subscription, queue: QueueEntry | undefined): void {
-    const { shape, adaptive } = this.#subscription
-    const before = { max: shape.concurrencyMax, adaptive }
-    this.#subscription = subscription
-    if (
-      before.max !== subscription.shape.concurrencyMax ||
-      before.adaptive !== subscription.adaptive
-    )
-      this.#concurrency = concurrencyOf(subscription)
-    this.#allowance.limits = limitsOf(subscription)
-    if (this.#endpoint.as !== asOpened(subscription)) {
-      const last = this.#endpoint
-      this.#endpoint = this.#open(subscription)
-      this.#closeIfIdle(last)
-    }
+    // Called for every subscription at each change of the topology, of which few are its own.
+    if (subscription !== this.#subscription) this.#adopt(subscription)
     this.#queue = queue
     this.#seat.move(queue)
     this.#sit()
     this.#schedule()
+  }
+
+  #adopt(subscription: Subscription): void {
+    const { shape, adaptive } = this.#subscription
+    this.#subscription = subscription
+    if (
+      shape.concurrencyMax !== subscription.shape.concurrencyMax ||
+      adaptive !== subscription.adaptive
+    ) {
+      this.#concurrency = concurrencyOf(subscription)
+    }
+    this.#allowance.limits = limitsOf(subscription)
+    if (this.#endpoint.as === asOpened(subscription)) return
+    const last = this.#endpoint
+    this.#endpoint = this.#open(subscription)
+    this.#closeIfIdle(last)
   }
 
   /** Takes from the queue while it is its turn and it is not paused. */
@@ -406,7 +408,7 @@ export class Pump implements Consumer {
     else if (verdict === 'ack') this.#concurrency.answered(nowMs, nowMs - beganMs, this.#inFlight)
     const is = this.#health.ended(attempt, id, nowMs, breaker.failures)
     if (verdict === 'retry' && retryAfterMs !== undefined) {
-      this.#leaveAlone(Math.min(retryAfterMs, RETRY_AFTER_MS_MAX))
+      this.#leaveAlone(retryAfterMs)
     } else if (is === 'busy') {
       this.#leaveAlone(BUSY_MS)
     }
@@ -466,9 +468,6 @@ export class Pump implements Consumer {
     if (this.#inFlight === 0) this.#idle?.()
   }
 }
-
-/** Not sent: goes back as it came. */
-const UNSEEN = { action: 'unseen', delayMs: 0, failure: '-' } as const
 
 /** What its connections depend on: all of it but whether it is paused. */
 function asOpened(subscription: Subscription): string {
