@@ -173,7 +173,7 @@ export async function readPage(
 
 function parseCursor(after: string): [cursor: string, last: string] {
   const match =
-    /^((?:\d{1,12}|\d (?:side|log|parked)(?: [\da-f-]{1,41})?)?)\|([\da-f]{0,24})$/.exec(after)
+    /^((?:\d{1,12}|\d (?:side|log|parked)(?: #?[\da-f-]{1,41})?)?)\|([\da-f]{0,24})$/.exec(after)
   if (after !== '' && !match) {
     throw new BrokerError('invalid_request', '`after` is no cursor that this broker gave.')
   }
