@@ -12,7 +12,7 @@ import { readDocument, UserDocument } from '@sluice/security'
 import type { Deps } from '@sluice/server'
 
 /** What is counted, and by whose name. */
-export type Counted = 'vhost' | 'user' | 'channels'
+type Counted = 'vhost' | 'user' | 'channels'
 
 export class ConnectionLimits {
   readonly #store: Deps['store']

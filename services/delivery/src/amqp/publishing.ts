@@ -208,7 +208,8 @@ export class Publishing implements PublishReply {
       kept = encodeProperties({ ...decodeProperties(kept, WIDE), replyTo })
     }
     const { cc, bcc } = headers ? furtherKeys(headers) : NO_KEYS
-    for (const key of [...cc, ...bcc]) this.#checkExchange(exchange, key)
+    const further = cc.length + bcc.length > 0 ? [...cc, ...bcc] : NO_KEYS.cc
+    for (const key of further) this.#checkExchange(exchange, key)
     if (bcc.length > 0 && headers) {
       const { headers: all = {}, ...others } = decodeProperties(kept, WIDE)
       const { BCC: _, ...rest } = all
@@ -217,7 +218,7 @@ export class Publishing implements PublishReply {
     return {
       exchange,
       routingKey,
-      furtherKeys: cc.length + bcc.length > 0 ? [...cc, ...bcc] : NO_KEYS.cc,
+      furtherKeys: further,
       orderingKey: textOf(headers?.[ORDERING_KEY_HEADER]) ?? this.#defaultKey(routingKey),
       persistent: known.persistent,
       priority: known.priority,
@@ -259,15 +260,16 @@ export class Publishing implements PublishReply {
   /** 62, 33; that the exchange is missing is found out on the way. */
   #checkExchange(exchange: string, routingKey: string): void {
     const { vhost, context, grants } = this.#session
-    const resource = { kind: 'exchange', name: exchange } as const
-    if (!grants.allows('write', 'exchange', exchange)) this.#session.require('write', resource)
+    if (!grants.allows('write', 'exchange', exchange)) {
+      this.#session.require('write', { kind: 'exchange', name: exchange })
+    }
     if (exchange === DEFAULT_EXCHANGE) return
     const known = context.deps.topology.table.exchange(vhost, exchange)
     if (known?.internal) {
       throw refused(`cannot publish to internal exchange '${exchange}' in vhost '${vhost}'`)
     }
     if (known?.type === 'topic' && !grants.allowsTopic('write', exchange, routingKey)) {
-      this.#session.require('write', resource, routingKey)
+      this.#session.require('write', { kind: 'exchange', name: exchange }, routingKey)
     }
   }
 

@@ -15,7 +15,7 @@ export const REPLY_TO = 'amq.rabbitmq.reply-to'
 /** What is delivered of an answer. */
 export type Answer = Pick<MessageRecord, 'exchange' | 'routingKey' | 'properties' | 'body'>
 
-export type OnReply = (answer: Answer) => void
+type OnReply = (answer: Answer) => void
 
 export class ReplyTo {
   readonly #store: Store

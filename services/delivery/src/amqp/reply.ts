@@ -2,7 +2,7 @@
 import { AmqpError, REPLY_CODES } from '@sluice/amqp'
 import { BrokerError, type ErrorCode } from '@sluice/core'
 
-/** Complete by type: a new error code does not compile until it has a reply here. */
+/** Of codes that AMQP's methods can meet; any other is a failed precondition. */
 const REPLY = {
   invalid_request: REPLY_CODES.preconditionFailed,
   unauthenticated: REPLY_CODES.accessRefused,
@@ -40,7 +40,16 @@ export const notFound = (what: string): AmqpError => new AmqpError(REPLY_CODES.n
 export const refused = (why: string): AmqpError => new AmqpError(REPLY_CODES.accessRefused, why)
 export const precondition = (why: string): AmqpError =>
   new AmqpError(REPLY_CODES.preconditionFailed, why)
-export const locked = (why: string): AmqpError => new AmqpError(REPLY_CODES.resourceLocked, why)
 export const notAllowed = (why: string): AmqpError => new AmqpError(REPLY_CODES.notAllowed, why)
 export const notImplemented = (why: string): AmqpError =>
   new AmqpError(REPLY_CODES.notImplemented, why)
+
+/** For a queue that goes with another connection, or that was declared otherwise on this one. */
+export function locked(queue: string, vhost: string): AmqpError {
+  return new AmqpError(
+    REPLY_CODES.resourceLocked,
+    `cannot obtain exclusive access to locked queue '${queue}' in vhost '${vhost}'. It could be ` +
+      'originally declared on another connection or the exclusive property value does not match ' +
+      'that of the original declaration.',
+  )
+}

@@ -310,11 +310,7 @@ export class Session implements ConnectionHandler {
 
   checkAccess({ definition: { name, exclusive } }: QueueEntry): void {
     if (exclusive === '' || exclusive === this.id) return
-    throw locked(
-      `cannot obtain exclusive access to locked queue '${name}' in vhost '${this.vhost}'. It could ` +
-        'be originally declared on another connection or the exclusive property value does not ' +
-        'match that of the original declaration.',
-    )
+    throw locked(name, this.vhost)
   }
 }
 

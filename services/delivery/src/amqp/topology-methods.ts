@@ -138,7 +138,7 @@ async function declare(
   if (known) {
     session.checkAccess(known)
     // 44: an exclusive queue declared again as shared, or the other way round.
-    if ((known.definition.exclusive !== '') !== method.exclusive) throw notSame(session, name)
+    if ((known.definition.exclusive !== '') !== method.exclusive) throw locked(name, vhost)
   }
   const declared = topology.declareQueue(vhost, {
     name: asked,
@@ -174,14 +174,6 @@ function noteTolerated({ vhost, context, connection }: Session, difference: stri
   const { log, metrics } = context.deps
   metrics.count('toleratedRedeclares', {}).value++
   log.warn({ vhost, client: connection.clientName }, difference)
-}
-
-function notSame(session: Session, name: string): Error {
-  return locked(
-    `cannot obtain exclusive access to locked queue '${name}' in vhost '${session.vhost}'. It could ` +
-      'be originally declared on another connection or the exclusive property value does not match ' +
-      'that of the original declaration.',
-  )
 }
 
 export async function bindQueue(
@@ -278,7 +270,7 @@ function noExchange(session: Session, name: string): Error {
 const clean = (name: string) => name.replace(/[\r\n]/g, '')
 
 /** A table as arguments are kept: as JSON. */
-export function toArguments(table: Table): Arguments {
+function toArguments(table: Table): Arguments {
   return Object.fromEntries(Object.entries(table).map(([name, value]) => [name, toJson(value)]))
 }
 

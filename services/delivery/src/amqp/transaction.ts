@@ -11,12 +11,14 @@ import type { Held, Outcome, Outstanding } from './outstanding.ts'
 import type { Publishing } from './publishing.ts'
 import { precondition } from './reply.ts'
 
-/** Publishes and settlements in one transaction: they wait in memory. */
+/** Publishes and settlements in one transaction, and bytes of the former: they wait in memory. */
 const STEPS_MAX = 100_000
+const BYTES_MAX = 128 * 1024 * 1024
 
 export class Transaction {
   readonly #publishing: Publishing
   #publishes: { message: Message; mandatory: boolean }[] = []
+  #bytes = 0
   #settlements: { held: Held; tag: number; how: Outcome }[] = []
   readonly #outstanding: Outstanding
 
@@ -30,6 +32,7 @@ export class Transaction {
     const { properties, body } = message
     const kept = { properties: Buffer.from(properties), body: Buffer.from(body) }
     this.#publishes.push({ message: { ...message, ...kept }, mandatory })
+    this.#bytes += properties.length + body.length
     this.#bound()
   }
 
@@ -42,6 +45,7 @@ export class Transaction {
   async commit(): Promise<void> {
     const publishes = this.#publishes
     this.#publishes = []
+    this.#bytes = 0
     const stored = await Promise.all(
       publishes.map(({ message, mandatory }) => this.#publishing.sendOne(message, mandatory)),
     )
@@ -54,6 +58,7 @@ export class Transaction {
   /** 58: what was acknowledged is unacknowledged again; nothing is requeued. */
   rollback(): void {
     this.#publishes = []
+    this.#bytes = 0
     const settlements = this.#settlements
     this.#settlements = []
     this.#outstanding.restore(settlements.map(({ held, tag }) => [held, tag]))
@@ -62,6 +67,10 @@ export class Transaction {
   #bound(): void {
     if (this.#publishes.length + this.#settlements.length > STEPS_MAX) {
       throw precondition(`a transaction has at most ${STEPS_MAX} steps`)
+    }
+    // One message alone may be as large as a message may be.
+    if (this.#bytes > BYTES_MAX && this.#publishes.length > 1) {
+      throw precondition(`a transaction has at most ${BYTES_MAX} bytes`)
     }
   }
 }
