@@ -72,7 +72,8 @@ export function encodeProperties(
   writer.reset()
   writer.short(0)
   let flags = 0
-  for (const [index, [name, kind]] of FIELDS.entries()) {
+  for (let index = 0; index < FIELDS.length; index++) {
+    const [name, kind] = FIELDS[index]!
     const value = properties[name]
     if (value === undefined) continue
     flags |= 0x8000 >> index
@@ -125,8 +126,10 @@ export function decodeProperties(bytes: Buffer, { wide = false } = {}): Properti
     throw new AmqpError(REPLY_CODES.syntaxError, 'unknown property flags')
   }
   const properties: Record<string, string | number | Table> = {}
-  for (const [index, [name, kind]] of FIELDS.entries()) {
-    if ((flags & (0x8000 >> index)) !== 0) properties[name] = read(reader, kind)
+  for (let index = 0; index < FIELDS.length; index++) {
+    if ((flags & (0x8000 >> index)) === 0) continue
+    const [name, kind] = FIELDS[index]!
+    properties[name] = read(reader, kind)
   }
   if (reader.left > 0) throw new AmqpError(REPLY_CODES.syntaxError, 'bytes follow the properties')
   return properties

@@ -1,3 +1,4 @@
+/** The queue that a request names, which may have been declared or deleted elsewhere just now. */
 import { BrokerError } from '@sluice/core'
 import { noQueue, noVhost } from '@sluice/server'
 import type { QueueEntry, Topology } from '@sluice/topology'

@@ -41,8 +41,17 @@ export interface HeldBatch {
 
 /** None of it settled yet. */
 export function heldBatch(level: number, id: string, count: number, slot: string): HeldBatch {
-  const batch = { level, id, count, slot, left: count, stale: false, settled: false }
-  return { ...batch, bitmap: undefined, halfSince: 0 }
+  return {
+    level,
+    id,
+    count,
+    slot,
+    left: count,
+    stale: false,
+    settled: false,
+    bitmap: undefined,
+    halfSince: 0,
+  }
 }
 
 /** One handing of a message to a consumer. Settle it once, through the feed that made it. */

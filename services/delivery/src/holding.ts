@@ -145,9 +145,9 @@ export class Holding {
     await this.#telling
   }
 
-  /** Waits until Redis has been told of every settlement. */
+  /** Waits until Redis has been told of every settlement, or until this is closed. */
   async settled(): Promise<void> {
-    while (!this.#told) await sleep(LOOK_MS)
+    while (!this.#told && !this.#closed) await sleep(LOOK_MS)
   }
 
   close(): void {

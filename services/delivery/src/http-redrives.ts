@@ -207,7 +207,7 @@ async function find(
 }
 
 function statusJson(status: RedriveStatus, nowMs: number): z.output<typeof Status> {
-  const { id, state, data, progress, finishedMs, error } = status
+  const { id, state, data, progress, askedMs, finishedMs, error } = status
   const { total, scanned, redriven, skipped: causes, workedMs } = progress
   const skipped = Object.values(causes).reduce((sum, count) => sum + count, 0)
   const left = Math.max(0, total - scanned)
@@ -219,7 +219,7 @@ function statusJson(status: RedriveStatus, nowMs: number): z.output<typeof Statu
     ...(total >= 0 && { total }),
     ...{ scanned, matched: redriven + skipped, redriven, skipped, causes, workedMs },
     rate: workedMs > 0 ? Math.round((redriven * 10_000) / workedMs) / 10 : 0,
-    askedAt: timeJson(data.untilMs),
+    askedAt: timeJson(askedMs),
     ...(state === 'running' && leftMs !== undefined && { estimatedEnd: timeJson(nowMs + leftMs) }),
     ...(finishedMs !== undefined && { finishedAt: timeJson(finishedMs) }),
     ...(error !== undefined && { error }),

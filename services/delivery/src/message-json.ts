@@ -14,7 +14,7 @@ import { type CloudEvent, eventOfMessage } from '@sluice/server'
 import type { MessageRecord } from '@sluice/store'
 import { z } from 'zod'
 
-export const ENCODINGS = ['auto', 'base64'] as const
+const ENCODINGS = ['auto', 'base64'] as const
 /** auto: text as `body`, everything else as `bodyBase64`; base64: always `bodyBase64`. */
 export type Encoding = (typeof ENCODINGS)[number]
 
@@ -131,7 +131,7 @@ export function isText(
   return (contentType === '' || TEXT.test(contentType)) && isUtf8(body)
 }
 
-export function tableJson(table: Table): { [name: string]: z.core.util.JSONType } {
+function tableJson(table: Table): { [name: string]: z.core.util.JSONType } {
   return Object.fromEntries(Object.entries(table).map(([name, value]) => [name, valueJson(value)]))
 }
 

@@ -35,7 +35,7 @@ export interface Exchange {
   headMs?: number
 }
 
-export interface Failure {
+interface Failure {
   readonly reason: string
   readonly pressure: Pressure
 }

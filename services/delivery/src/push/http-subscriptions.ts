@@ -38,7 +38,7 @@ const SUBSCRIPTIONS_MAX = 10_000
 const tag = 'push'
 const PATH = '/v1/vhosts/:vhost/subscriptions/:name'
 
-export const SubscriptionState = z
+const SubscriptionState = z
   .object({
     inFlight: z.int().meta({ description: 'Requests under way.' }),
     limit: z.int().meta({ description: 'Most that this process would have under way.' }),

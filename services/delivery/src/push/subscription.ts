@@ -251,7 +251,7 @@ const Signing = z
   })
   .meta({ description: 'Standard Webhooks: webhook-id, webhook-timestamp, webhook-signature.' })
 
-export const BODIES = ['raw', 'cloudevents-binary', 'cloudevents-structured'] as const
+const BODIES = ['raw', 'cloudevents-binary', 'cloudevents-structured'] as const
 
 export const Subscription = z.strictObject({
   queue: z.string().min(1).max(limits.NAME_BYTES_MAX),

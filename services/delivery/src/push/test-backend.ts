@@ -4,14 +4,14 @@ import type { AddressInfo } from 'node:net'
 import type { TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-export interface Arrival {
+interface Arrival {
   /** ms of performance.now(). */
   readonly atMs: number
   readonly body: string
   readonly headers: IncomingMessage['headers']
 }
 
-export interface Answering {
+interface Answering {
   readonly status: number
   readonly headers?: Readonly<Record<string, string>>
   readonly body?: string

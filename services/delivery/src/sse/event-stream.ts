@@ -7,7 +7,7 @@ const COMMENT_MS = 15_000
 /** How long a reader waits before it connects again. */
 const RETRY_MS = 1_000
 
-export interface StreamEvent {
+interface StreamEvent {
   readonly id: string
   readonly event: string
   readonly data: unknown
@@ -28,7 +28,9 @@ export class EventStream {
     this.#res.setHeader('Content-Type', 'text/event-stream')
     this.#res.setHeader('X-Accel-Buffering', 'no') // nginx would hold events back
     this.#res.write(`retry: ${RETRY_MS}\n\n`)
-    this.#timer = setInterval(() => this.#res.write(':\n\n'), COMMENT_MS)
+    this.#timer = setInterval(() => {
+      if (!this.#res.writableNeedDrain) this.#res.write(':\n\n')
+    }, COMMENT_MS)
   }
 
   /** Resolves once there is room for the next one; at once when nobody reads any more. */

@@ -25,7 +25,7 @@ const WRITTEN_MAX = 1_000
 
 const LAST_EVENT_ID = /^(amq\.gen-[\w-]{1,64})\/([0-9a-f]{24})$/
 
-export interface ExchangeStreamOptions {
+interface ExchangeStreamOptions {
   readonly topology: Topology
   readonly vhost: string
   /** As the path names it. */

@@ -18,7 +18,7 @@ const LEASE_WAIT_MS = 10_000
 const LOOK_MS_MIN = 50
 const LOOK_MS_MAX = 1_000
 
-export interface QueueStreamOptions {
+interface QueueStreamOptions {
   readonly store: QueueStore
   readonly credit: number
   readonly leaseMs: number

@@ -68,8 +68,8 @@ interface Held {
   readonly sinceMs: number
 }
 
-/** Never looked at by the client: goes back as it came. */
-const UNSEEN: GiveBack = { action: 'ready', delayMs: 0, failure: '-' }
+/** Not a failed delivery. */
+const RELEASED: GiveBack = { action: 'ready', delayMs: 0, failure: '-' }
 const CLOSED: GiveBack = {
   action: 'ready',
   delayMs: 0,
@@ -412,7 +412,7 @@ export class WsSession {
 
   /** The end of a drain. */
   stop(): void {
-    for (const held of this.#held.values()) this.#giveBack(held, UNSEEN)
+    for (const held of this.#held.values()) this.#giveBack(held, RELEASED)
     this.#held.clear()
     this.end(CLOSE.serviceRestart, 'this process is stopping')
   }
@@ -449,7 +449,7 @@ function goesBack(
 ): GiveBack {
   switch (frame.outcome) {
     case 'release':
-      return UNSEEN
+      return RELEASED
     case 'dead-letter':
       return { action: 'dead', delayMs: 0, failure: failureOf('+', frame.reason) }
     case 'retry': {
