@@ -1,7 +1,7 @@
 /** Consuming, over a real broker: behaviours 45 and 64 to 71 of docs/amqp.md. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { type AmqpBroker, type AmqpClient, withAmqp } from '../support/amqp-broker.ts'
+import { withAmqp } from '../support/amqp-broker.ts'
 import {
   ack,
   cancel,
@@ -11,22 +11,12 @@ import {
   deleteQueue,
   deliveries,
   get,
+  numbers,
   qos,
   settled,
   store,
+  withNumbers,
 } from './methods.ts'
-
-const numbers = (from: number, to: number) =>
-  Array.from({ length: to - from + 1 }, (_, i) => String(from + i))
-
-/** A client in confirm mode with a queue that holds the numbers 1 to `count`. */
-async function withNumbers(broker: AmqpBroker, count: number, args = {}): Promise<AmqpClient> {
-  const peer = await broker.client()
-  await peer.queue('q', { arguments: args })
-  await confirming(peer)
-  await store(peer, 'q', numbers(1, count))
-  return peer
-}
 
 test('no. 45: prefetch holds for consumers that come after it, each for itself', async (t) => {
   const broker = await withAmqp(t)

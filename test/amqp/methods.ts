@@ -1,6 +1,6 @@
 /** Methods that clients send, with what most tests leave at its default. */
 import type { ClientMethod, Table } from '@sluice/amqp'
-import type { AmqpClient } from '../support/amqp-broker.ts'
+import type { AmqpBroker, AmqpClient } from '../support/amqp-broker.ts'
 
 export interface ConsumeOptions {
   readonly tag?: string
@@ -110,4 +110,20 @@ export async function deliveries(client: AmqpClient, count: number): Promise<str
 /** What the client has sent so far is done with; only deliveries may still come of it. */
 export async function settled(client: AmqpClient, channel = 1): Promise<void> {
   await client.call(channel, qos(0, true), 'basic.qos-ok')
+}
+
+export const numbers = (from: number, to: number) =>
+  Array.from({ length: to - from + 1 }, (_, i) => String(from + i))
+
+/** A client in confirm mode with a queue that holds the numbers 1 to `count`. */
+export async function withNumbers(
+  broker: AmqpBroker,
+  count: number,
+  args = {},
+): Promise<AmqpClient> {
+  const peer = await broker.client()
+  await peer.queue('q', { arguments: args })
+  await confirming(peer)
+  await store(peer, 'q', numbers(1, count))
+  return peer
 }

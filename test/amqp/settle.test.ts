@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { type ClientMethod, decodeProperties, encodeMethod } from '@sluice/amqp'
 import { waitFor } from '@sluice/testkit'
-import { type AmqpBroker, type AmqpClient, declareQueue, withAmqp } from '../support/amqp-broker.ts'
+import { type AmqpBroker, declareQueue, withAmqp } from '../support/amqp-broker.ts'
 import {
   ack,
   cancel,
@@ -16,18 +16,8 @@ import {
   reject,
   settled,
   store,
+  withNumbers,
 } from './methods.ts'
-
-const numbers = (from: number, to: number) =>
-  Array.from({ length: to - from + 1 }, (_, i) => String(from + i))
-
-async function withNumbers(broker: AmqpBroker, count: number, args = {}): Promise<AmqpClient> {
-  const peer = await broker.client()
-  await peer.queue('q', { arguments: args })
-  await confirming(peer)
-  await store(peer, 'q', numbers(1, count))
-  return peer
-}
 
 /** Ready and unacked messages of a queue, once they are as expected. */
 async function counts(broker: AmqpBroker, queue: string, ready: number, unacked: number) {

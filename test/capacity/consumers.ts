@@ -11,7 +11,7 @@ const WAIT_MS = 50
 /** The share of the time that comes before the count: consumers that begin together queue up. */
 const RAMP = 0.2
 
-export interface Work {
+interface Work {
   readonly consumers: number
   /** How long to work on the next delivery, ms; 0 = not at all. */
   readonly workMs: () => number

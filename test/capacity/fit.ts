@@ -33,7 +33,7 @@ export interface Fit extends Line {
 }
 
 /** Which errors are made least: those of y as they are, or as shares of y, which is above 0. */
-export type Scale = 'absolute' | 'shares'
+type Scale = 'absolute' | 'shares'
 
 /** A reader who trusts the line should not be off by more. */
 const TOLERANCE = 0.15

@@ -110,7 +110,7 @@ export function textOf(report: Report): string {
   ].join('\n')
 }
 
-export function questionText({ messages, consumers, errors, workMs, bodyBytes }: Question): string {
+function questionText({ messages, consumers, errors, workMs, bodyBytes }: Question): string {
   return (
     `  ${figure(messages)} messages of ${bodyBytes} bytes, ${consumers} consumers that work for ` +
     `${workMs} ms, ${figure(errors * 100)} % of deliveries fail`

@@ -19,7 +19,7 @@ const QUEUE = 'capacity-errors'
 const LEASE = 100
 const SEED = 7
 
-export interface Redelivered {
+interface Redelivered {
   readonly errors: number
   /** Most deliveries of a message. */
   readonly deliveriesMax: number

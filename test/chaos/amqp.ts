@@ -23,7 +23,7 @@ import { BACKLOG_MAX, KEYS } from './publishers.ts'
 import { type QueuePlan, type Stream, VHOST } from './queues.ts'
 
 /** Ports of the AMQP doors. */
-export type Ports = readonly number[]
+type Ports = readonly number[]
 
 /**
  * Connects, runs `use` until it ends or the connection does, and waits a little, again and again.

@@ -30,7 +30,7 @@ const KINDS = [
   'stall of clients',
   'slow of clients',
 ] as const
-export type FaultKind = (typeof KINDS)[number]
+type FaultKind = (typeof KINDS)[number]
 
 export interface Fault {
   readonly kind: FaultKind

@@ -6,7 +6,7 @@ import type { HttpClient } from '../support/http.ts'
 
 export const VHOST = 'chaos'
 export const BASE = `/v1/vhosts/${VHOST}`
-export const DEAD_LETTERS = 'amq.dead-letters'
+const DEAD_LETTERS = 'amq.dead-letters'
 
 export interface QueuePlan {
   readonly name: string

@@ -17,7 +17,7 @@ import { Ledger } from './ledger.ts'
 import { Publisher, type PublisherPlan } from './publishers.ts'
 import { BASE, declareAll, GRAVES, QUEUES, STREAMS, VHOST } from './queues.ts'
 
-export interface RunOptions {
+interface RunOptions {
   readonly seed: number
   /** How long things go wrong, ms. */
   readonly forMs: number

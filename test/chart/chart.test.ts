@@ -278,21 +278,6 @@ describe('values', { skip }, () => {
     }
   })
 
-  test('the README and the schema speak of every value', () => {
-    const values = helm!.parse(readFileSync(join(CHART, 'values.yaml'), 'utf8'))[0]
-    const schema = JSON.parse(readFileSync(join(CHART, 'values.schema.json'), 'utf8'))
-    const readme = readFileSync(join(CHART, 'README.md'), 'utf8')
-    for (const [name, value] of Object.entries(values)) {
-      assert.ok(schema.properties[name], `${name} is not in the schema`)
-      assert.match(readme, new RegExp(`\\| \`${name}[.\`]`), name)
-      if (schema.properties[name].properties === undefined || name === 'definitions') continue
-      const known = Object.keys(schema.properties[name].properties)
-      assert.deepEqual(Object.keys(value as object).sort(), known.sort(), name)
-    }
-  })
-})
-
-describe('documents', { skip }, () => {
   test('what docs/kubernetes.md says to install is installed', async () => {
     const page = readFileSync(new URL('../../docs/kubernetes.md', import.meta.url), 'utf8')
     const [, written] = /```yaml\n([^`]+)```/.exec(page) ?? []
@@ -308,6 +293,19 @@ describe('documents', { skip }, () => {
     for (const path of flags) {
       const value = path.split('.').reduce((at: Manifest, name) => at?.[name], values)
       assert.notEqual(value, undefined, path)
+    }
+  })
+
+  test('the README and the schema speak of every value', () => {
+    const values = helm!.parse(readFileSync(join(CHART, 'values.yaml'), 'utf8'))[0]
+    const schema = JSON.parse(readFileSync(join(CHART, 'values.schema.json'), 'utf8'))
+    const readme = readFileSync(join(CHART, 'README.md'), 'utf8')
+    for (const [name, value] of Object.entries(values)) {
+      assert.ok(schema.properties[name], `${name} is not in the schema`)
+      assert.match(readme, new RegExp(`\\| \`${name}[.\`]`), name)
+      if (schema.properties[name].properties === undefined || name === 'definitions') continue
+      const known = Object.keys(schema.properties[name].properties)
+      assert.deepEqual(Object.keys(value as object).sort(), known.sort(), name)
     }
   })
 })

@@ -44,7 +44,7 @@ export interface ExchangeOptions {
 
 export type Arguments = Readonly<Record<string, Json>>
 
-export interface QueueState {
+interface QueueState {
   readonly name: string
   readonly messages: number
   readonly consumers: number

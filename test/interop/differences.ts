@@ -2,7 +2,7 @@
  * Where Sluice answers otherwise than RabbitMQ, on purpose. Anything else that differs fails the
  * run, and so does an entry that nothing needs.
  */
-export interface DeclaredDifference {
+interface DeclaredDifference {
   readonly scenario: string
   /** All unless told. */
   readonly suites?: readonly string[]

@@ -20,7 +20,7 @@ const STOP_MS_MAX = 20_000
 /** What Sluice allows unless told; RabbitMQ 3.10 allows 128 MiB. */
 const MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 
-export interface RunningRabbitmq {
+interface RunningRabbitmq {
   readonly url: string
   /** Of the Erlang machine; undefined where somebody else started it. */
   readonly pid: number | undefined

@@ -31,7 +31,7 @@ export const SCENARIOS: Scenarios = {
 /** A program of a client's own: in its idiom, or of what only it has. */
 export type Program = (url: string, name: (suffix: string) => string) => Promise<Json>
 
-export interface Suite {
+interface Suite {
   /** Runs SCENARIOS. */
   readonly client?: Client
   readonly programs?: Readonly<Record<string, Program>>

@@ -13,17 +13,35 @@ import {
   type ConnectionHandler,
   type ConnectionOptions,
   type Credentials,
+  encodeMethod,
 } from '@sluice/amqp'
 import { AmqpPeer, type LoginOptions } from './amqp-peer.ts'
 
-export interface DoorCall {
+/** channel.close, as a client that has no complaint sends it. */
+export const closeChannel = {
+  name: 'channel.close',
+  replyCode: 200,
+  replyText: '',
+  classId: 0,
+  methodId: 0,
+} as const
+/** basic.publish to queue q, on channel 1. */
+export const publishMethod = encodeMethod(1, {
+  name: 'basic.publish',
+  exchange: '',
+  routingKey: 'q',
+  mandatory: false,
+  immediate: false,
+})
+
+interface DoorCall {
   readonly channel: number
   readonly what: string
   readonly args: readonly unknown[]
 }
 
 /** What a test may plug in; the rest accepts and does nothing. */
-export interface DoorScript {
+interface DoorScript {
   authenticate?(credentials: Credentials): Promise<boolean>
   open?(vhost: string): Promise<void>
   updateSecret?(secret: string): Promise<void>

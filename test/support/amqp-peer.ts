@@ -47,7 +47,7 @@ export interface LoginOptions {
   readonly clientProperties?: Table
 }
 
-export interface PeerMessage<N extends MethodName> {
+interface PeerMessage<N extends MethodName> {
   readonly method: Named<N>
   readonly properties: Buffer
   readonly body: Buffer

@@ -78,7 +78,7 @@ export const keysOf = async ({ deployment: { routers }, vhost }: World) => {
   const { json } = await routers[0]!.request('GET', '/v1/data-keys?pageSize=500')
   return (json.items as KeyJson[]).filter((key) => key.vhost === vhost.name)
 }
-export interface KeyJson {
+interface KeyJson {
   readonly id: string
   readonly vhost: string
   readonly queue: string

@@ -17,7 +17,7 @@ const MAIN = fileURLToPath(new URL('../../services/all-in-one/src/main.ts', impo
 const START_MS_MAX = 60_000
 const LOG_BYTES_MAX = 64 * 1024
 
-export interface ProcessOptions {
+interface ProcessOptions {
   readonly redisUrl: string
   /** Names of services; all unless told. */
   readonly services?: readonly string[]

@@ -12,7 +12,7 @@ import { aboveRate, startWeakBackend, type WeakBackend } from './weak-backend.ts
 const BATCH = 250
 const LOOK_MS = 50
 
-export interface Drill {
+interface Drill {
   readonly redisUrl: string
   readonly messages: number
   /** How long the burst takes. */
@@ -30,7 +30,7 @@ export interface Drill {
   readonly say?: (text: string) => void
 }
 
-export interface Drilled {
+interface Drilled {
   readonly messages: number
   /** Of different messages, answered with 200. */
   readonly accepted: number

@@ -38,7 +38,7 @@ export async function permit(broker: Asking, user: string, rules: Rules): Promis
   await succeed(broker, 'PUT', `/v1/users/${user}/permissions/${broker.vhost}`, body)
 }
 
-export interface TopicRules {
+interface TopicRules {
   readonly exchange: string
   readonly write?: string
   readonly read?: string

@@ -6,7 +6,7 @@ import type { Scope } from './processes.ts'
 
 const MAIN = fileURLToPath(new URL('weak-backend-main.ts', import.meta.url))
 
-export interface BackendArrival {
+interface BackendArrival {
   readonly body: string
   readonly status: number
   /** ms since 1970. */

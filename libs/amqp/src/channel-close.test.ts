@@ -5,25 +5,10 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { waitFor } from '@sluice/testkit'
-import { closing, withDoor } from '../../../test/support/amqp-door.ts'
+import { closeChannel, closing, publishMethod, withDoor } from '../../../test/support/amqp-door.ts'
 import { AmqpError } from './amqp-error.ts'
 import type { Channel } from './channel.ts'
 import { encodeMethod } from './frame-writer.ts'
-
-const closeChannel = {
-  name: 'channel.close',
-  replyCode: 200,
-  replyText: '',
-  classId: 0,
-  methodId: 0,
-} as const
-const publishMethod = encodeMethod(1, {
-  name: 'basic.publish',
-  exchange: '',
-  routingKey: 'q',
-  mandatory: false,
-  immediate: false,
-})
 
 test('no. 22: after our channel.close everything but its answer is ignored', async (t) => {
   const script = {

@@ -5,27 +5,13 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { waitFor } from '@sluice/testkit'
-import { closing, withDoor } from '../../../test/support/amqp-door.ts'
+import { closeChannel, closing, publishMethod, withDoor } from '../../../test/support/amqp-door.ts'
 import { type AmqpPeer, rawFrame } from '../../../test/support/amqp-peer.ts'
 import { AmqpError } from './amqp-error.ts'
 import { encodeContent, encodeMethod } from './frame-writer.ts'
 
 const MiB = 1024 * 1024
 const NO_PROPERTIES = Buffer.from([0, 0])
-const closeChannel = {
-  name: 'channel.close',
-  replyCode: 200,
-  replyText: '',
-  classId: 0,
-  methodId: 0,
-} as const
-const publishMethod = encodeMethod(1, {
-  name: 'basic.publish',
-  exchange: '',
-  routingKey: 'q',
-  mandatory: false,
-  immediate: false,
-})
 
 /** A content header as it stands in its frame. */
 function header(size: number | bigint, classId = 60, channel = 1): Buffer {

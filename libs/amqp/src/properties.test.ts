@@ -14,9 +14,9 @@ import {
   encodeProperties,
   type FieldValue,
   type Properties,
-  TABLE_DEPTH_MAX,
   type Table,
 } from './index.ts'
+import { TABLE_DEPTH_MAX } from './values.ts'
 
 const hex = (text: string) => Buffer.from(text.replace(/\s/g, ''), 'hex')
 
