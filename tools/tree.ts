@@ -12,7 +12,7 @@ export interface SourceFile {
   readonly lines: readonly string[]
 }
 
-export interface Package {
+interface Package {
   readonly name: string
   /** From the root, e.g. libs/core. */
   readonly folder: string

@@ -11,7 +11,7 @@ export const PROTOCOL_HEADER = Buffer.from('AMQP\0\0\x09\x01', 'latin1')
 const PROTOCOL_HEADER_0_9 = Buffer.from('AMQP\x01\x01\0\x09', 'latin1')
 
 /** What the first bytes of a connection turned out to be. */
-export type Greeting = 'amqp' | 'unfinished' | 'http' | 'tls' | 'other-version' | 'unknown'
+type Greeting = 'amqp' | 'unfinished' | 'http' | 'tls' | 'other-version' | 'unknown'
 
 /** @param bytes everything received so far. */
 export function readGreeting(bytes: Buffer): Greeting {

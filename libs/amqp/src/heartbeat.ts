@@ -1,3 +1,4 @@
+/** Whether both ends of a connection are still there. */
 import type { FrameWriter } from './frame-writer.ts'
 import type { Output } from './output.ts'
 

@@ -4,10 +4,10 @@ export { Channel, type ChannelHandler, type ChannelMethod } from './channel.ts'
 export type { Confirms } from './confirms.ts'
 export { Connection } from './connection.ts'
 export type { ConnectionHandler, ConnectionOptions } from './connection-handler.ts'
-export { FRAME, FRAME_END, FRAME_OVERHEAD, FrameReader, type OnFrame } from './frame-reader.ts'
+export { FRAME, FRAME_END, FrameReader, type OnFrame } from './frame-reader.ts'
 export { encodeContent, encodeMethod, FrameWriter } from './frame-writer.ts'
 export { PROTOCOL_HEADER, type Tuning } from './handshake.ts'
-export { OUTPUT_HIGH_BYTES, Output } from './output.ts'
+export { Output } from './output.ts'
 export {
   decodeProperties,
   encodeProperties,
@@ -24,4 +24,4 @@ export {
   type ServerMethod,
 } from './spec.ts'
 export { Unacked } from './unacked.ts'
-export { type FieldValue, TABLE_DEPTH_MAX, type Table, ValueReader } from './values.ts'
+export { type FieldValue, type Table, ValueReader } from './values.ts'

@@ -19,7 +19,7 @@ const SLABS_KEPT_MAX = 512
 const SMALL_FLUSH_BYTES = 2048
 /** `writable` turns false at the first mark and true again at the second. */
 export const OUTPUT_HIGH_BYTES = 256 * 1024
-export const OUTPUT_LOW_BYTES = 128 * 1024
+const OUTPUT_LOW_BYTES = 128 * 1024
 
 /** Told when a turn ends, before its frames leave: what it writes leaves with them. */
 export interface TurnEnd {

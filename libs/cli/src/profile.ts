@@ -40,7 +40,7 @@ export function connectionOptions(command: Command): void {
 }
 
 /** The options of the whole command line. */
-export function connectionOf(command: Command): Connection {
+function connectionOf(command: Command): Connection {
   return command.optsWithGlobals<Connection>()
 }
 

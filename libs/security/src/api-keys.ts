@@ -10,7 +10,7 @@ const ID_BYTES = 8
 const SECRET_BYTES = 32
 const FORM = /^sluice_([0-9a-f]{16})_([\w-]{43})$/
 
-export interface NewApiKey {
+interface NewApiKey {
   readonly id: string
   /** What its user is given; nobody can make it again. */
   readonly key: string

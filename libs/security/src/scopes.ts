@@ -9,7 +9,7 @@ import { includedTags, type Operation, type ScopeGrant, type Tag } from './princ
 const SCOPES_MAX = 500
 const OPERATIONS: readonly string[] = ['configure', 'write', 'read'] satisfies Operation[]
 
-export interface Scopes {
+interface Scopes {
   readonly grants: readonly ScopeGrant[]
   readonly tags: ReadonlySet<Tag>
 }

@@ -22,7 +22,7 @@ import {
 } from 'node:crypto'
 
 export const SIGNING_SCHEMES = ['hmac', 'ed25519'] as const
-export type SigningScheme = (typeof SIGNING_SCHEMES)[number]
+type SigningScheme = (typeof SIGNING_SCHEMES)[number]
 
 const PREFIXES = { hmac: 'whsec_', ed25519: 'whsk_' } as const satisfies Record<
   SigningScheme,

@@ -54,7 +54,6 @@ export {
   eventFromHeaders,
   eventFromJson,
   eventHeaders,
-  eventIdentity,
   eventJson,
   eventMode,
   eventOfMessage,

@@ -10,7 +10,7 @@ import { z } from 'zod'
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const
 
 const Document = z.object({ level: z.enum(LOG_LEVELS), untilMs: z.int() })
-export type LogLevel = z.infer<typeof Document>
+type LogLevel = z.infer<typeof Document>
 
 /** Longest time that a timer takes. */
 const TIMER_MS_MAX = 2 ** 31 - 1

@@ -90,7 +90,7 @@ const LETTER_WAIT = 'w'.charCodeAt(0)
 const LETTER_CROWDED = 'c'.charCodeAt(0)
 const EMPTY = Buffer.alloc(0)
 
-export interface AppenderOptions<Q> {
+interface AppenderOptions<Q> {
   readonly redis: Redis
   readonly queue: Q & AppendTarget
   /**

@@ -13,7 +13,7 @@ import type { Redis } from 'ioredis'
 import { TOPOLOGY_BASE } from './keys.ts'
 import { script } from './script.ts'
 
-export interface Formats {
+interface Formats {
   /** What this version writes. Data without a format is of format 1. */
   readonly written: number
   /** The newest that it reads: the same, or one more. */

@@ -50,7 +50,7 @@ export {
   type TickData,
 } from './jobs.ts'
 export { type KeyKeeper, type KeyRing, noKey } from './key-ring.ts'
-export { parseQueueBase, TOPOLOGY_BASE } from './keys.ts'
+export { parseQueueBase } from './keys.ts'
 export type { LeasedMessage, LeaseOptions, LeaseSettlement, SettleOutcome } from './leases.ts'
 export type { QueueStats } from './queue-stats.ts'
 export { type MessageState, type QueueReply, QueueStore } from './queue-store.ts'

@@ -18,7 +18,7 @@ import {
 
 /** Where a message of the side store may be; one sorted set each (lua/prelude.lua). */
 export const SIDE_PLACES = ['ready', 'parked', 'due', 'held', 'dead'] as const
-export type SidePlace = (typeof SIDE_PLACES)[number]
+type SidePlace = (typeof SIDE_PLACES)[number]
 
 export interface FoundMessage {
   /** 24 hex digits, sorts by position (lua/prelude.lua). */
@@ -29,7 +29,7 @@ export interface FoundMessage {
 }
 
 /** A batch in a log. */
-export interface FoundEntry {
+interface FoundEntry {
   readonly level: number
   readonly id: string
   /** lost: delivered to somebody, yet nobody holds it. */

@@ -44,7 +44,7 @@ export interface RedriveData {
   readonly queue: string
   /** Of the queue: a job does not go on in another one that has the name since. */
   readonly epoch: number
-  /** When it was asked for: later letters stay, or it would never end; ms of Redis's clock. */
+  /** Letters stored after this stay, or the job would never end; ms of Redis's clock. */
   readonly untilMs: number
   /** As the topology knows it (DeadLetterFilter). */
   readonly filter: object
@@ -67,7 +67,7 @@ export interface RedriveData {
 /** What may be changed of a job under way. */
 export type RedriveChange = Partial<Pick<RedriveData, 'paused' | 'cancelled' | 'rate'>>
 
-export const TICK_JOB = 'tick'
+const TICK_JOB = 'tick'
 
 /** Which schedule a tick is of. */
 export interface TickData {
@@ -116,6 +116,7 @@ export interface RedriveStatus {
   readonly state: 'waiting' | 'running' | 'paused' | 'done' | 'cancelled' | 'failed'
   readonly data: RedriveData
   readonly progress: RedriveProgress
+  readonly askedMs: number
   readonly finishedMs?: number
   /** Why it failed. */
   readonly error?: string
@@ -166,7 +167,7 @@ export class Jobs {
     const found = await Promise.all(own.map((job) => this.redrive(job!.id!, vhost, queue)))
     return found
       .filter((status) => status !== undefined)
-      .toSorted((a, b) => b.data.untilMs - a.data.untilMs)
+      .toSorted((a, b) => b.askedMs - a.askedMs)
       .slice(0, REDRIVES_MAX)
   }
 
@@ -183,6 +184,7 @@ export class Jobs {
       state: stateOf(state, job.data, progress),
       data: job.data,
       progress,
+      askedMs: job.timestamp,
       ...(finishedOn !== undefined && { finishedMs: finishedOn }),
       ...(state === 'failed' && { error: job.failedReason }),
     }

@@ -38,7 +38,7 @@ export interface LeaseOptions {
 }
 
 /** A message as take.lua or pick.lua handed it out. */
-export function leasedMessage({ ref, acquired, failed, record }: TakenMessage): LeasedMessage {
+function leasedMessage({ ref, acquired, failed, record }: TakenMessage): LeasedMessage {
   return {
     token: `${ref}.${acquired}.${failed}`,
     id: ref,

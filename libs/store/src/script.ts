@@ -18,7 +18,7 @@ import type { Redis } from 'ioredis'
 
 export type ScriptValue = string | number | Buffer
 
-export interface Script<R> {
+interface Script<R> {
   /** Sends the script; the reply's bulk strings are Buffers until `decode` has read them. */
   (redis: Redis, base: string, args: readonly ScriptValue[]): Promise<R>
   /** For tools/tidy.test.ts, which holds these to the Lua file's header. */

@@ -18,7 +18,7 @@ function inTime(kind: unknown): string {
   throw new BrokerError('store_unavailable', 'Redis was away for a moment; try again.')
 }
 
-export type CreateOutcome =
+type CreateOutcome =
   | { readonly kind: 'created' | 'exists' | 'gone' }
   | { readonly kind: 'mended'; readonly lost: number }
 
@@ -296,7 +296,7 @@ export const purge = script('purge', ['options', 'limit', 'until'], ([kind, unti
   purged: Number(purged),
 }))
 
-export type Attached =
+type Attached =
   | { readonly kind: 'ok'; readonly active: boolean; readonly consumers: number }
   | { readonly kind: 'exclusive' }
   | Absent

@@ -6,7 +6,7 @@ import type { Histogram } from './histogram.ts'
 import type { Metrics } from './metrics.ts'
 import type { TracingOptions } from './tracing.ts'
 
-export interface OtlpMetricsOptions extends Omit<TracingOptions, 'ratio' | 'report'> {
+interface OtlpMetricsOptions extends Omit<TracingOptions, 'ratio' | 'report'> {
   readonly everyMs: number
 }
 

@@ -9,7 +9,7 @@ import type { Family, Series } from './exposition.ts'
 import type { Metrics } from './metrics.ts'
 import type { QueueReading } from './queue-figures.ts'
 
-export interface RabbitmqFacts {
+interface RabbitmqFacts {
   /** Those that this process tells of. */
   readonly queues: readonly QueueReading[]
   readonly queueCount: number

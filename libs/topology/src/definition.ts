@@ -115,7 +115,7 @@ export function canonical(value: Json): string {
 }
 
 /** A changed entity; its definition is undefined when it was removed. */
-export type EntityChange = { readonly vhost: string } & (
+type EntityChange = { readonly vhost: string } & (
   | { readonly kind: 'vhost'; readonly definition: VhostDefinition | undefined }
   | {
       readonly kind: 'exchange'

@@ -129,7 +129,7 @@ function topicMatcher(bindings: Iterable<BindingDefinition>, targetOf: TargetOf)
 }
 
 /** As RabbitMQ splits: an empty key has no word at all, and `a..b` has an empty one. */
-export function topicWords(key: string): string[] {
+function topicWords(key: string): string[] {
   return key === '' ? [] : key.split('.')
 }
 
@@ -244,7 +244,7 @@ const pairId = ([name, key]: HeadersRule['rest'][number]) => `${key === null} ${
  * What a headers binding asks for: header names and keys of their values (headerKey). A null value
  * asks for presence alone, and without `-with-x` what starts with `x-` is not looked at.
  */
-export function headersRule(args: Arguments): {
+function headersRule(args: Arguments): {
   any: boolean
   pairs: [name: string, key: string | null][]
 } {

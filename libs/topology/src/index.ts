@@ -1,5 +1,4 @@
 export {
-  ARGUMENTS_BYTES_MAX,
   checkSameExchange,
   checkSameQueue,
   isPolicyKey,
@@ -24,15 +23,13 @@ export {
   type Json,
   type PolicyDefinition,
   type QueueDefinition,
-  VHOST_OPTIONS_DEFAULT,
   type VhostChange,
   type VhostOptions,
 } from './definition.ts'
-export {
-  DOCUMENT_KINDS,
-  type DocumentKind,
-  type Documents,
-  type NamedDocument,
+export type {
+  DocumentKind,
+  Documents,
+  NamedDocument,
 } from './documents.ts'
 export { climbs, type HttpRequest, readRequest, requestOf, requestTable } from './http-request.ts'
 export { type Published, Publisher, type PublishReply } from './publish.ts'
@@ -44,5 +41,5 @@ export {
   redrive,
 } from './redrive.ts'
 export { type QueueEntry, type Route, RoutingTable } from './routing-table.ts'
-export { openTopology, TOPOLOGY_DEFAULTS, type Topology, type TopologyOptions } from './topology.ts'
+export { openTopology, type Topology, type TopologyOptions } from './topology.ts'
 export { carriedContext } from './trace.ts'

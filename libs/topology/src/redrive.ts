@@ -42,7 +42,7 @@ export type Redriven =
     }
 
 /** A crash holds a letter back for this long: longer than an append may take. */
-export const REDRIVE_LEASE_MS = 15_000
+const REDRIVE_LEASE_MS = 15_000
 
 interface RedriveDeps {
   readonly topology: Topology

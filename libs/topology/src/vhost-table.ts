@@ -145,7 +145,7 @@ class Source {
 }
 
 /** What changes in one vhost; undefined removes. */
-export interface VhostChanges {
+interface VhostChanges {
   /** null removes it. */
   definition: VhostDefinition | null | undefined
   readonly exchanges: Map<string, ExchangeDefinition | undefined>

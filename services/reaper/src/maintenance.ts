@@ -20,7 +20,7 @@ import { every } from './every.ts'
 import { redriveAll } from './redrive-all.ts'
 import { sweep } from './sweep.ts'
 
-export interface MaintenanceOptions {
+interface MaintenanceOptions {
   readonly sweepMs: number
 }
 

@@ -34,7 +34,7 @@ const LATE_MS_MAX = 500
 /** After this a job lets others have its place, and goes on behind them. */
 const TURN_MS = 30_000
 
-export interface RedriveRun {
+interface RedriveRun {
   /** Names this job as holder of the letters in its hands, whoever works on it. */
   readonly holder: string
   readonly signal: AbortSignal

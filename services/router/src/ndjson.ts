@@ -6,7 +6,7 @@
  */
 
 /** `line` without its end (LF or CRLF); undefined when it was too long. Numbers count from 1. */
-export type OnLine = (line: Buffer | undefined, number: number) => void
+type OnLine = (line: Buffer | undefined, number: number) => void
 
 /** Pieces joined at once: a line that comes byte by byte must not cost 100 times its size. */
 const PIECES_MAX = 1_024

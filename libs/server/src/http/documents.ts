@@ -19,7 +19,7 @@ export const REPLACE_ANSWERS = {
 } as const
 export const DELETE_ANSWERS = { 204: { description: 'It is not there.' } } as const
 
-export interface DocumentPath {
+interface DocumentPath {
   readonly vhost: string
   readonly name: string
 }

@@ -38,7 +38,7 @@ import type { z } from 'zod'
 import { type DefinitionsDocument, VHOST_LIMITS, VhostLimits } from './document.ts'
 
 /** What becomes of an entity. `ignored`: it has no equivalent here, and nothing is done. */
-export type Action = 'create' | 'change' | 'same' | 'refused' | 'ignored'
+type Action = 'create' | 'change' | 'same' | 'refused' | 'ignored'
 
 export interface Step {
   readonly action: Action

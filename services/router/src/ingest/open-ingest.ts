@@ -13,7 +13,7 @@ import { CREDENTIALS, type Ingest, NEVER_KEPT, readIngest } from './ingest.ts'
 /** Clients whose share is remembered ready made; it takes a microsecond to make. */
 const CLIENTS_MAX = 1_000
 
-export type KeptHeaders = Record<string, string | string[]>
+type KeptHeaders = Record<string, string | string[]>
 
 export class OpenIngest {
   readonly vhost: string
@@ -106,7 +106,7 @@ function namesIn(connection: string): ReadonlySet<string> {
 }
 
 /** IPv4 as it is; of IPv6 the first 64 bits, since the rest is a client's own to choose. */
-export function addressOf(address: string): string {
+function addressOf(address: string): string {
   const v4 = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1]
   if (v4 !== undefined || !address.includes(':')) return v4 ?? address
   const [head = '', tail] = address.split('%', 1)[0]!.split('::')
