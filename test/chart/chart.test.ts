@@ -237,26 +237,28 @@ describe('settings and secrets', { skip }, () => {
   })
 })
 
+/** What, the values, and why. */
+const REFUSED: readonly (readonly [string, Values, RegExp])[] = [
+  ['an unknown value', { ...TRIAL, replicaCount: 3 }, /replicaCount/],
+  ['an unknown setting', { ...TRIAL, env: { SLUICE_WORKER: 2 } }, /SLUICE_WORKER/],
+  ['a secret as a plain setting', { ...TRIAL, env: { REDIS_URL: 'redis://x' } }, /REDIS_URL/],
+  ['a setting out of its bounds', { ...TRIAL, env: { SLUICE_WORKERS: 1000 } }, /SLUICE_WORKERS/],
+  ['a word for a number', { ...TRIAL, service: { port: 'http' } }, /port/],
+  ['limits without memory', { ...TRIAL, resources: { limits: { memory: null } } }, /memory/],
+  ['an unknown mode', { ...TRIAL, mode: 'both' }, /mode/],
+  ['no Redis', { adminPassword: PASSWORD }, /say which Redis/],
+  ['two of them', { ...TRIAL, redisUrl: 'redis://x:6379' }, /exclude each other/],
+  ['no password', { redisUrl: 'redis://x:6379' }, /set adminPassword/],
+  ['a short password', { ...TRIAL, adminPassword: 'short' }, /adminPassword/],
+  [
+    'one host for two services',
+    { ...TRIAL, mode: 'split', ingress: { enabled: true, host: 'a.example' } },
+    /deliveryHost/,
+  ],
+]
+
 describe('values', { skip }, () => {
-  const refused: readonly (readonly [string, Values, RegExp])[] = [
-    ['an unknown value', { ...TRIAL, replicaCount: 3 }, /replicaCount/],
-    ['an unknown setting', { ...TRIAL, env: { SLUICE_WORKER: 2 } }, /SLUICE_WORKER/],
-    ['a secret as a plain setting', { ...TRIAL, env: { REDIS_URL: 'redis://x' } }, /REDIS_URL/],
-    ['a setting out of its bounds', { ...TRIAL, env: { SLUICE_WORKERS: 1000 } }, /SLUICE_WORKERS/],
-    ['a word for a number', { ...TRIAL, service: { port: 'http' } }, /port/],
-    ['limits without memory', { ...TRIAL, resources: { limits: { memory: null } } }, /memory/],
-    ['an unknown mode', { ...TRIAL, mode: 'both' }, /mode/],
-    ['no Redis', { adminPassword: PASSWORD }, /say which Redis/],
-    ['two of them', { ...TRIAL, redisUrl: 'redis://x:6379' }, /exclude each other/],
-    ['no password', { redisUrl: 'redis://x:6379' }, /set adminPassword/],
-    ['a short password', { ...TRIAL, adminPassword: 'short' }, /adminPassword/],
-    [
-      'one host for two services',
-      { ...TRIAL, mode: 'split', ingress: { enabled: true, host: 'a.example' } },
-      /deliveryHost/,
-    ],
-  ]
-  for (const [what, values, why] of refused) {
+  for (const [what, values, why] of REFUSED) {
     test(`refused: ${what}`, () => assert.rejects(helm!.template(values), why))
   }
 

@@ -5,7 +5,6 @@
  * up. Where the deliveries come from, a WebSocket or leases over HTTP, is a `Source`.
  */
 import { Delivery, type Settlement, settlementFor } from './delivery.ts'
-import { SluiceError } from './errors.ts'
 
 /** Works on one delivery. */
 export type Handler<T> = (delivery: Delivery<T>) => unknown
@@ -180,9 +179,4 @@ export class Consumer<T = unknown> {
       throw error
     }
   }
-}
-
-/** For sources: the consumer has ended. */
-export function closedError(what: string): SluiceError {
-  return new SluiceError('closed', `The ${what} was closed.`)
 }
