@@ -22,7 +22,7 @@ import { type Encodings, encodeRecord } from './record.ts'
 import { unavailable } from './redis.ts'
 import { both, replicasOf, type Safety, safetyOf } from './safety.ts'
 import * as scripts from './scripts.ts'
-import { holdsSealed, isUnreadable, Sealing, type SlotTaken } from './sealing.ts'
+import { isUnreadable, Sealing, type SlotTaken } from './sealing.ts'
 import type { QueueSettings } from './settings.ts'
 import { Waiters } from './waiters.ts'
 
@@ -236,7 +236,7 @@ export class QueueStore implements AppendTarget {
     await this.#register()
     const slot = this.slot
     const taken = await this.#take(credit, 0, '', scripts.HINTS[hint])
-    if (!holdsSealed(taken)) return { ...taken, slot, unreadable: false }
+    if (!taken.sealed) return { ...taken, slot, unreadable: false }
     return { ...(await this.sealing.openTaken(taken)), slot }
   }
 

@@ -243,13 +243,5 @@ interface Recorded {
 const recordOf = ({ record }: Recorded) => record
 export const isSealed = ({ record }: Recorded): boolean => record.sealed !== undefined
 
-/** Hot path: asked of every take, whatever it brings. */
-export function holdsSealed({ messages, batches }: Taken): boolean {
-  for (const { records } of batches) {
-    for (const { sealed } of records) if (sealed !== undefined) return true
-  }
-  return messages.some(isSealed)
-}
-
 /** Shredded or forged: nobody will read it. */
 export const isUnreadable = ({ record }: Recorded): boolean => record.unreadable !== undefined
