@@ -152,7 +152,7 @@ export const take = script(
   },
 )
 
-/** Asked while what was decoded is at hand: a look at each of them later costs 3 % of a delivery. */
+/** Asked while what was decoded is at hand: a look at each later costs 3 % of a delivery. */
 function holdsSealed(records: readonly MessageRecord[]): boolean {
   for (let index = 0; index < records.length; index++) {
     if (records[index]!.sealed !== undefined) return true
