@@ -187,10 +187,11 @@ test('redrives side by side move each letter once, and each tells what it moved 
   const asked = [{}, { to: 'exchange' }, { filter: { header: 'team=red' } }]
   const jobs = await Promise.all(asked.map((body) => redrive(vhost, { ...body, perSecond: 300 })))
   const reports = await Promise.all(jobs.map((job) => ended(vhost, job)))
+  // Which of them meets how many is up to the machine.
+  assert.ok(reports.filter(({ redriven }) => redriven > 0).length > 1, 'they overlap')
   let moved = 0
   for (const { state, redriven, skipped, causes } of reports) {
     assert.equal(state, 'done')
-    assert.ok(redriven > 0, 'they overlap')
     assert.equal(causes.taken ?? 0, skipped, 'whoever comes second finds it taken')
     moved += redriven
   }
