@@ -12,7 +12,8 @@ promise('drop-head keeps the newest, and dead-letters the oldest', async (door) 
   }
   assert.deepEqual(bodies(await door.take('q', NOW)), ['3', '4'])
   const dead = [await takeOne(door, 'dead'), await takeOne(door, 'dead')]
-  assert.deepEqual(bodies(dead), ['1', '2'])
+  // Reapers of other tests may move one each at the same time.
+  assert.deepEqual(bodies(dead).toSorted(), ['1', '2'])
   const [death] = dead[0]!.headers['x-death'] as Record<string, unknown>[]
   assert.equal(death?.['reason'], 'maxlen')
 })
