@@ -8,7 +8,7 @@
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { openStore } from '@sluice/store'
-import { plainMessage, type TestMessage, withRedis } from '@sluice/testkit'
+import { plainMessage, type TestMessage, waitFor, withRedis } from '@sluice/testkit'
 import { openTopology, Publisher, type Topology } from './index.ts'
 
 async function setup(t: TestContext) {
@@ -41,6 +41,20 @@ const declare = (topology: Topology, vhost: string, name: string, args = {}) =>
 
 const ready = async (topology: Topology, vhost: string, name: string) =>
   (await topology.table.queue(vhost, name)!.store.stats()).ready
+
+/** The bodies of all that is ready, in order. */
+async function bodies(topology: Topology, vhost: string, name: string): Promise<string[]> {
+  const { store } = topology.table.queue(vhost, name)!
+  const all: string[] = []
+  for (let after = ''; ; ) {
+    const { cursor, messages } = await store.peek('ready', after, 1_000)
+    for (const { record } of messages) all.push(record.body.toString())
+    if (cursor === '' || messages.length === 0) return all
+    after = cursor
+  }
+}
+
+const upTo = (last: number) => Array.from({ length: last }, (_, index) => index + 1)
 
 const names = (queues: readonly { definition: { name: string } }[]) =>
   queues.map(({ definition }) => definition.name).sort()
@@ -160,4 +174,39 @@ test('a thousand publishes of one turn are confirmed in order, each by its token
     Array.from({ length: 1_000 }, (_, token) => token),
   )
   assert.equal(await ready(here.topology, vhost, 'orders'), 1_000)
+})
+
+test('where queues are bound under load, each has what follows whole and in order', async (t) => {
+  const { here, there, vhost } = await setup(t)
+  const queues = Array.from({ length: 40 }, (_, index) => `q${index}`)
+  let last = 0
+  const confirmed: number[] = []
+  const reply = { published: (token: number) => void confirmed.push(token) }
+  const publishing = setInterval(() => {
+    if (last - confirmed.length >= 200) return
+    for (let left = 5; left > 0; left--) {
+      there.publisher.publish(vhost, message('amq.fanout', 'k', { body: `${++last}` }), reply, last)
+    }
+  }, 0)
+  try {
+    for (const destination of queues) {
+      await declare(here.topology, vhost, destination)
+      const binding = { source: 'amq.fanout', destination, destinationType: 'queue' as const }
+      await here.topology.bind(vhost, { ...binding, routingKey: '', arguments: {} })
+    }
+  } finally {
+    clearInterval(publishing)
+  }
+  await waitFor(() => confirmed.length === last, { what: 'all to be confirmed' })
+  assert.deepEqual(confirmed, upTo(last))
+  for (const name of queues) {
+    const stored = await bodies(here.topology, vhost, name)
+    assert.deepEqual(
+      stored,
+      upTo(last)
+        .slice(last - stored.length)
+        .map(String),
+      name,
+    )
+  }
 })

@@ -2,10 +2,11 @@
  * Publishing: match, append to every queue reached, confirm once all have answered.
  *
  * A publish that follows a declare anywhere sees what was declared: each event-loop turn that
- * publishes also reads the topology's version. When it is newer than the table that routed a
- * message, the table is refreshed, the message goes to the queues that the new table adds, and only
- * then is it confirmed. A queue that turns out to be gone is routed around in the same way, and
- * what was sealed with a key that is gone is sealed anew.
+ * publishes also reads the topology's version, and confirms nothing before the table is as new as
+ * that. Whenever a newer table comes, the messages of all such turns go at once to the queues that
+ * it adds: before anything that is published later, so each queue has them in order. A queue that
+ * turns out to be gone is routed around, and what was sealed with a key that is gone is sealed
+ * anew; what goes to a queue that was deleted and declared again meanwhile may be overtaken.
  *
  * Nothing is atomic across queues; a publish is confirmed when every queue has it, and one that is
  * not confirmed may be in some. Publishing it again with its de-duplication id completes it.
@@ -57,13 +58,20 @@ const SEVERITY: Record<Appended, number> = {
   unavailable: 8,
 }
 
-/** Times a publish is routed again while the topology keeps changing under it. */
+/** Times a publish is routed around a queue that is gone. */
 const REROUTES_MAX = 8
 /** How long a publish waits to learn the topology's version while Redis is away. */
 const VERSION_WAIT_MS = 10_000
 const VERSION_RETRY_MS = 100
 const NO_QUEUES: readonly QueueEntry[] = []
 const NO_HEADERS: Table = {}
+
+/** The publishes of one event-loop turn, which share one reading of the version. */
+interface Turn {
+  pendings: readonly Pending[]
+  /** The newest that is known to exist; -1 = not known. */
+  version: number
+}
 
 /** One publish under way; hears the queues' answers itself. */
 class Pending implements QueueReply, Encodings {
@@ -78,11 +86,11 @@ class Pending implements QueueReply, Encodings {
   sealed: Map<DataKey, Buffer> | undefined
   /** Where it was appended, apart from queues that were gone. */
   queues: readonly QueueEntry[] = NO_QUEUES
+  /** Whether it was routed before. */
+  routed = false
+  /** No table had its exchange. */
   missing = false
-  /** Version of the table that routed it, and the newest one known to exist; -1 = not known. */
-  routedBy = -1
-  version = -1
-  /** Answers that are still to come: the version's and each queue's. */
+  /** Answers that are still to come: its turn's and each queue's. */
   left = 1
   outcome: Appended = 'gone'
   reroutes = 0
@@ -130,13 +138,16 @@ export class Publisher {
   readonly #topology: Topology
   readonly #report: Report
   readonly #tracing: Tracing
-  /** The publishes of this event-loop turn, which share one reading of the version. */
+  /** The publishes of this event-loop turn. */
   #turn: Pending[] | undefined
+  /** Turns that newer tables may have existed for, oldest first. */
+  readonly #behind = new Set<Turn>()
 
   constructor(topology: Topology, report: Report, tracing: Tracing = Tracing.OFF) {
     this.#topology = topology
     this.#report = report
     this.#tracing = tracing
+    topology.watch(() => this.#tableChanged())
   }
 
   /**
@@ -146,11 +157,13 @@ export class Publisher {
   publish(vhost: string, message: Message, reply: PublishReply, token: number): void {
     const pending = new Pending(this, vhost, message, reply, token)
     if (this.#turn === undefined) {
-      const turn: Pending[] = []
-      this.#turn = turn
+      const pendings: Pending[] = []
+      const turn = { pendings, version: -1 }
+      this.#turn = pendings
+      this.#behind.add(turn)
       setImmediate(() => {
         this.#turn = undefined
-        this.#readVersion(turn).catch(this.#report)
+        this.#catchUp(turn).catch(this.#report)
       })
     }
     this.#turn.push(pending)
@@ -172,23 +185,7 @@ export class Publisher {
 
   /** For Pending: everyone asked has answered. */
   finish(pending: Pending): void {
-    const { version, routedBy, queues, reply, token } = pending
-    if (version > routedBy && pending.reroutes < REROUTES_MAX) {
-      pending.reroutes++
-      pending.left = 1
-      this.#topology.refresh().then(
-        () => {
-          this.#route(pending)
-          pending.answered()
-        },
-        () => {
-          pending.outcome = 'unavailable'
-          pending.version = -1
-          pending.answered()
-        },
-      )
-      return
-    }
+    const { queues, reply, token } = pending
     const outcome = outcomeOf(pending)
     if (pending.span !== undefined) endPublish(pending.span, outcome, queues)
     reply.published(token, outcome, REACHED.has(outcome) ? queues : NO_QUEUES)
@@ -201,7 +198,7 @@ export class Publisher {
   forget({ vhost, name, epoch }: QueueStore, pending: Pending): void {
     this.#topology.finishDelete(vhost, name, epoch).then(
       () => {
-        pending.version = Math.max(pending.version, this.#topology.table.version)
+        if (pending.reroutes++ < REROUTES_MAX) this.#route(pending)
         pending.answered()
       },
       (error) => {
@@ -216,7 +213,6 @@ export class Publisher {
   #route(pending: Pending): void {
     const { vhost, message, queues: known } = pending
     const { table } = this.#topology
-    pending.routedBy = table.version
     let queues = NO_QUEUES
     try {
       const { exchange, routingKey, furtherKeys } = message
@@ -224,9 +220,10 @@ export class Publisher {
       pending.missing = false
     } catch (error) {
       if (!(error instanceof BrokerError)) throw error
-      pending.missing = true // as far as this table knows; the version will tell
+      if (!pending.routed) pending.missing = true // as far as this table knows
     }
-    if (this.#tracing.on && pending.reroutes === 0) this.#trace(pending, queues)
+    if (this.#tracing.on && !pending.routed) this.#trace(pending, queues)
+    pending.routed = true
     pending.queues = known.length === 0 ? queues : union(known, queues)
     const lost = keysLost(pending)
     for (const queue of queues) {
@@ -257,25 +254,42 @@ export class Publisher {
     }
   }
 
-  async #readVersion(turn: readonly Pending[]): Promise<void> {
+  /** The turn's messages are answered once the table is as new as the turn. */
+  async #catchUp(turn: Turn): Promise<void> {
     const deadline = performance.now() + VERSION_WAIT_MS
-    let waiting = turn
-    let version = -1
-    while (version < 0 && waiting.length > 0) {
+    while (this.#behind.has(turn)) {
       try {
-        version = await this.#topology.readVersion()
+        if (turn.version < 0) turn.version = await this.#topology.readVersion()
+        if (turn.version > this.#topology.table.version) await this.#topology.refresh()
+        this.#caughtUp(turn)
       } catch (error) {
-        if (performance.now() > deadline) {
-          const impatient = waiting.filter(({ patient }) => !patient)
-          if (impatient.length > 0) this.#report(error)
-          for (const pending of impatient) pending.answered()
-          waiting = waiting.filter(({ patient }) => patient)
-        }
+        if (performance.now() > deadline) this.#giveUp(turn, error)
         await sleep(VERSION_RETRY_MS)
       }
     }
-    for (const pending of waiting) {
-      pending.version = Math.max(pending.version, version)
+  }
+
+  #tableChanged(): void {
+    for (const { pendings } of this.#behind) for (const pending of pendings) this.#route(pending)
+    const { version } = this.#topology.table
+    for (const turn of this.#behind) {
+      if (turn.version >= 0 && turn.version <= version) this.#caughtUp(turn)
+    }
+  }
+
+  #caughtUp(turn: Turn): void {
+    if (!this.#behind.delete(turn)) return
+    for (const pending of turn.pendings) pending.answered()
+  }
+
+  /** Those without patience are told that Redis is away. */
+  #giveUp(turn: Turn, error: unknown): void {
+    const impatient = turn.pendings.filter(({ patient }) => !patient)
+    turn.pendings = turn.pendings.filter(({ patient }) => patient)
+    if (turn.pendings.length === 0) this.#behind.delete(turn)
+    if (impatient.length > 0) this.#report(error)
+    for (const pending of impatient) {
+      pending.outcome = 'unavailable'
       pending.answered()
     }
   }
@@ -298,8 +312,8 @@ function isSealedBy({ settings, definition }: QueueEntry, { queue }: DataKey): b
   return queue === '' ? settings.encryption === 'vhost' : queue === definition.name
 }
 
-function outcomeOf({ version, missing, queues, outcome }: Pending): Published {
-  if (version < 0) return 'unavailable'
+function outcomeOf({ missing, queues, outcome }: Pending): Published {
+  if (outcome === 'unavailable') return outcome
   if (missing) return 'exchange-missing'
   return queues.length === 0 ? 'unroutable' : (outcome as Published)
 }

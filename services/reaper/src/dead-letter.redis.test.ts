@@ -61,7 +61,6 @@ test('reapers side by side move each letter once', async (t) => {
   await kill(q, 500)
   // Short claims: a letter that could not be stored for the moment is tried again soon.
   const reapers = Array.from({ length: 3 }, () => new DeadLetters(world, 1_000))
-  // Reapers of other tests may take part: what counts is what arrived, and what the queue counted.
   const moved = async () => {
     await Promise.all(reapers.map((each) => each.move(q)))
     return (await q.store.stats()).dead === 0

@@ -1,23 +1,23 @@
 /**
- * What the reaper's tests share: a store, a topology and a vhost, without a process around them.
+ * What the reaper's tests share: a store, a topology and a vhost, without a process around them, on
+ * a Redis of their own. On a shared one reapers of other tests would do some of the work.
  */
 import assert from 'node:assert/strict'
 import type { TestContext } from 'node:test'
 import { encodeProperties, type Table } from '@sluice/amqp'
 import { type LeasedMessage, openStore } from '@sluice/store'
 import { Metrics, openLog, Tracing } from '@sluice/telemetry'
-import { plainMessage, withRedis } from '@sluice/testkit'
+import { plainMessage, privateRedis } from '@sluice/testkit'
 import { appendTo, openTopology, Publisher, type QueueEntry } from '@sluice/topology'
 
-export async function openWorld(t: TestContext, vhostOfAnother?: string) {
-  const { url, redis, vhost: own } = await withRedis(t)
-  const vhost = vhostOfAnother ?? own
+export async function openWorld(t: TestContext) {
+  const { url, redis } = await privateRedis(t, { aof: false })
+  const vhost = 'world'
   const report = (error: unknown) => assert.fail(String(error))
   const store = await openStore({ url, report })
   const topology = await openTopology(store, report)
   const metrics = new Metrics()
   t.after(async () => {
-    if (vhostOfAnother === undefined) await topology.deleteVhost(vhost)
     await metrics.close()
     await topology.close()
     await store.close()
