@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { privateRedis, waitFor } from '@sluice/testkit'
 import { type AmqpClient, declareExchange, declareQueue, withAmqp } from '../support/amqp-broker.ts'
 import { ENCRYPTED } from '../support/encrypted.ts'
@@ -166,6 +167,29 @@ test('no. 18: publishers wait while Redis cannot write to its disk, and nothing 
   await consuming(consumer, 'q', { noAck: true })
   assert.deepEqual(
     await deliveries(consumer, sent),
+    Array.from({ length: sent }, (_, n) => String(n)),
+  )
+})
+
+test('no. 18: what is refused again and again is stored in the order of publishing', async (t) => {
+  const { url, redis } = await privateRedis(t, { aof: false })
+  const { client, reported } = await withAmqp(t, { redisUrl: url })
+  t.after(() => void reported.splice(0)) // heartbeats and settlements are refused as well
+  const [producer, consumer] = [await client(), await client()]
+  await producer.queue('q')
+  await consuming(consumer, 'q', { noAck: true })
+  let sent = 0
+  const publishing = setInterval(() => producer.publish(1, '', 'q', String(sent++)), 1)
+  for (let times = 0; times < 60; times++) {
+    await redis.config('SET', 'maxmemory', 1)
+    await sleep(times % 4)
+    await redis.config('SET', 'maxmemory', 0)
+    await sleep(50)
+  }
+  clearInterval(publishing)
+  const bodies = await deliveries(consumer, sent)
+  assert.deepEqual(
+    bodies,
     Array.from({ length: sent }, (_, n) => String(n)),
   )
 })

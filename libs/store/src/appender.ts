@@ -224,6 +224,7 @@ export class Appender<Q> {
           const outcome = outcomeOf(error)
           if (outcome === 'unavailable') this.#options.report(error)
           this.#tell(batch, () => outcome)
+          if (outcome !== 'unavailable') this.#refuseWaiting(outcome)
         },
       )
       .finally(() => {
@@ -312,6 +313,16 @@ export class Appender<Q> {
     const { replies, tokens } = batch
     for (let index = 0; index < replies.length; index++) {
       replies[index]?.appended(tokens[index]!, outcomeOf(index), this.#options.queue)
+    }
+  }
+
+  /** What came after a batch that Redis refused must not overtake it. */
+  #refuseWaiting(outcome: Admitted): void {
+    const behind = [...this.#waiting.splice(0), this.#open]
+    this.#open = gather()
+    for (const batch of behind) {
+      this.#options.backlog(-batch.bytes)
+      this.#tell(batch, () => outcome)
     }
   }
 

@@ -34,8 +34,10 @@ const ETA_HEADER = 'eta'
 /** Publishes refused for want of memory or disk are tried again this often, ms. */
 const HELD_RETRY_MS = 250
 
-/** A publish under way, by its token. */
+/** A publish under way. */
 interface Open {
+  /** Counts the channel's publishes. */
+  readonly token: number
   readonly message: Message
   readonly mandatory: boolean
   /** Number of its confirm; 0 = the channel does not confirm. */
@@ -51,8 +53,12 @@ export class Publishing implements PublishReply {
   /** Who waits until nothing is under way. */
   #idle: (() => void)[] = []
   #nextToken = 1
-  /** Refused for want of memory or disk, and those after them: in order, until there is some. */
+  /**
+   * Since one was refused for want of memory or disk, until all are stored: those that are not, and
+   * those after them. They are sent again once nothing is under way that could overtake them.
+   */
   #held: Open[] = []
+  #holding = false
   #retry: NodeJS.Timeout | undefined
   confirming = false
   /** The channel's address for direct replies; '' = nobody consumes them here. */
@@ -86,13 +92,13 @@ export class Publishing implements PublishReply {
     if (exchange === DEFAULT_EXCHANGE && this.#session.context.replyTo.isAddress(routingKey)) {
       this.#sendReply(message, mandatory, number)
     } else {
-      this.#send({ message, mandatory, number, done: undefined })
+      this.#send(message, mandatory, number, undefined)
     }
   }
 
   /** The same for a transaction, which waits: whether it is stored, or reached nobody. */
   sendOne(message: Message, mandatory: boolean): Promise<boolean> {
-    return new Promise((done) => this.#send({ message, mandatory, number: 0, done }))
+    return new Promise((done) => this.#send(message, mandatory, 0, done))
   }
 
   /** Resolves when nothing is under way; what is held for want of memory or disk does not count. */
@@ -101,26 +107,27 @@ export class Publishing implements PublishReply {
     return new Promise((resolve) => this.#idle.push(resolve))
   }
 
-  #send(open: Open): void {
+  #send(message: Message, mandatory: boolean, number: number, done: Open['done']): void {
     // Not read on while too much of this connection is on its way to Redis.
-    this.#channel.connection.waiting(sizeOf(open.message))
-    if (this.#held.length > 0) this.#hold(open)
+    this.#channel.connection.waiting(sizeOf(message))
+    const open = { token: this.#nextToken++, message, mandatory, number, done }
+    if (this.#holding) this.#hold(open)
     else this.#publish(open)
   }
 
   #publish(open: Open): void {
-    const token = this.#nextToken++
+    const { token, message } = open
     this.#open.set(token, open)
-    this.#session.context.deps.publisher.publish(this.#session.vhost, open.message, this, token)
+    this.#session.context.deps.publisher.publish(this.#session.vhost, message, this, token)
   }
 
   published(token: number, outcome: Published, queues: readonly QueueEntry[]): void {
     const open = this.#open.get(token)!
     this.#open.delete(token)
     this.#ended(open, outcome, queues)
-    if (this.#open.size === 0 && this.#idle.length > 0) {
-      for (const resolve of this.#idle.splice(0)) resolve()
-    }
+    if (this.#open.size > 0) return
+    if (this.#holding && this.#retry === undefined) this.#release()
+    if (this.#open.size === 0) for (const resolve of this.#idle.splice(0)) resolve()
   }
 
   #ended(open: Open, outcome: Published, queues: readonly QueueEntry[]): void {
@@ -129,7 +136,7 @@ export class Publishing implements PublishReply {
     publish[outcome].value++
     publish.bytes.value += message.body.length
     if ((outcome === 'memory-high' || outcome === 'disk-low') && this.#channel.open) {
-      this.#hold(open) // 18
+      this.#refused(open) // 18
       return
     }
     this.#channel.connection.waiting(-sizeOf(message))
@@ -163,16 +170,28 @@ export class Publishing implements PublishReply {
     }
   }
 
+  #refused(open: Open): void {
+    this.#holding = true
+    this.#hold(open)
+    this.#retry ??= setTimeout(() => {
+      this.#retry = undefined
+      if (this.#open.size === 0) this.#release()
+    }, HELD_RETRY_MS)
+  }
+
+  /** All that is held goes again, as it was published. */
+  #release(): void {
+    const held = this.#held.splice(0).sort((one, other) => one.token - other.token)
+    this.#holding = held.length > 0
+    for (const open of held) this.#publish(open)
+  }
+
   #hold(open: Open): void {
     const { message } = open
     // It may take long, and must not keep the socket's buffer that it is a view of.
     const kept = { properties: Buffer.from(message.properties), body: Buffer.from(message.body) }
     this.#held.push({ ...open, message: { ...message, ...kept } })
     this.#channel.connection.published() // tells why its confirm does not come
-    this.#retry ??= setTimeout(() => {
-      this.#retry = undefined
-      for (const again of this.#held.splice(0)) this.#publish(again)
-    }, HELD_RETRY_MS)
   }
 
   #return({ exchange, routingKey, properties, body }: Message): void {
