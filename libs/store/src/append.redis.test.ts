@@ -3,9 +3,10 @@
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { waitFor } from '@sluice/testkit'
+import { setImmediate as turn } from 'node:timers/promises'
+import { privateRedis, waitFor } from '@sluice/testkit'
 import { Appender } from './appender.ts'
-import type { QueueStore } from './index.ts'
+import type { QueueStore, Store } from './index.ts'
 import { append } from './scripts.ts'
 import {
   bodies,
@@ -68,6 +69,37 @@ test('a call that arrives after a later one of its writer stores nothing', async
   assert.deepEqual(await drain(queue), ['9', '10'])
 })
 
+/** An appender of the test's own, over the connection of the store's that it may use as well. */
+const openAppender = (store: Store, queue: QueueStore, replicas: number) =>
+  new Appender<QueueStore>({
+    ...{ redis: store.redis, queue, replicas, replicaWaitMs: 1, timeoutMs: 5_000 },
+    slot: () => store.slot.name,
+    schedule: setImmediate,
+    backlog: () => {},
+    restore: () => queue.create(),
+    report: (error) => assert.fail(String(error)),
+  })
+
+test('what waits behind a batch that Redis refuses does not overtake it', async (t) => {
+  const { url } = await privateRedis(t, { aof: false })
+  const { store, queue } = await openTestQueue(t, {}, url)
+  const appender = openAppender(store, queue, 0)
+  const { promise, resolve } = Promise.withResolvers<void>()
+  const outcomes: string[] = []
+  const appended = (_: number, outcome: string) => {
+    // There is memory again before what waits could be sent.
+    if (outcomes.push(outcome) === 1) store.redis.config('SET', 'maxmemory', 0).catch(assert.fail)
+    else resolve()
+  }
+  await store.redis.config('SET', 'maxmemory', 1)
+  appender.append(recordOf({ body: 'first' }), 0, -1, 0, '', { appended }, 0)
+  await turn() // it is on its way
+  appender.append(recordOf({ body: 'second' }), 0, -1, 0, '', { appended }, 0)
+  await promise
+  assert.deepEqual(outcomes, ['memory-high', 'memory-high'])
+  assert.deepEqual(await drain(queue), [])
+})
+
 test('appends of different durability are different writers', async (t) => {
   const { store, queue } = await openTestQueue(t)
   const outcomes: string[] = []
@@ -76,14 +108,7 @@ test('appends of different durability are different writers', async (t) => {
     if (outcomes.push(outcome) === 2) resolve()
   }
   for (const replicas of [1, 2]) {
-    const appender = new Appender<QueueStore>({
-      ...{ redis: store.redis, queue, replicas, replicaWaitMs: 1, timeoutMs: 5_000 },
-      slot: () => store.slot.name,
-      schedule: setImmediate,
-      backlog: () => {},
-      restore: () => queue.create(),
-      report: (error) => assert.fail(String(error)),
-    })
+    const appender = openAppender(store, queue, replicas)
     appender.append(recordOf({ body: `${replicas}` }), 0, -1, 0, '', { appended }, 0)
   }
   await promise
