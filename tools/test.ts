@@ -97,8 +97,10 @@ async function test(
       `--test-concurrency=${concurrency}`,
       `--test-timeout=${short ? TEST_MS_MAX.short : TEST_MS_MAX.full}`,
       ...['--test-reporter=spec', '--test-reporter-destination=stdout'],
-      ...['--test-reporter=./tools/skipped.ts'],
-      `--test-reporter-destination=${join(folder, `${name}.skipped`)}`,
+      ...['skipped', 'failed'].flatMap((what) => [
+        `--test-reporter=./tools/${what}.ts`,
+        `--test-reporter-destination=${join(folder, `${name}.${what}`)}`,
+      ]),
       ...files,
     ],
     short ? { SHORT: '1' } : {},
@@ -153,12 +155,18 @@ async function withSharedRedis(run: () => Promise<void>): Promise<void> {
   }
 }
 
-/** What was skipped, and how long it all took. */
+/** What was skipped, what failed, and how long it all took. */
 function report(): void {
-  const skipped = globSync(join(folder, '*.skipped')).map((file) => readFileSync(file, 'utf8'))
-  const lines = skipped.join('').trim()
-  process.stdout.write(lines === '' ? '\nNothing was skipped.\n' : `\nSkipped:\n${lines}\n`)
+  const [skipped, why] = [reported('skipped'), reported('failed')]
+  process.stdout.write(skipped === '' ? '\nNothing was skipped.\n' : `\nSkipped:\n${skipped}`)
+  if (why !== '') process.stdout.write(`\nTests that failed:\n${why}\n`)
   const seconds = Math.round((performance.now() - started) / 1_000)
   const outcome = failed.length === 0 ? 'Everything passed' : `Failed: ${failed.join(', ')}`
   process.stdout.write(`${outcome}. ${seconds} s in all.\n`)
+}
+
+/** What that reporter wrote, of each step. */
+function reported(what: string): string {
+  const texts = globSync(join(folder, `*.${what}`)).map((file) => readFileSync(file, 'utf8'))
+  return texts.join('')
 }
