@@ -286,6 +286,22 @@ test('no. 71: gets that race a delete end in get-ok, get-empty or 404', async (t
   }
 })
 
+test('where a queue keeps the order of keys the routing key is one, unless a header names another', async (t) => {
+  const { client } = await withAmqp(t)
+  const peer = await client()
+  await confirming(peer)
+  await peer.queue('keys', { arguments: { 'x-ordering-key': true } })
+  const headers = { 'x-ordering-key': 'other' }
+  await store(peer, 'keys', ['1', '2'])
+  await store(peer, 'keys', ['3', '4'], { properties: { headers } })
+  await consuming(peer, 'keys')
+  assert.deepEqual(await deliveries(peer, 2), ['1', '3'])
+  await settled(peer)
+  assert.equal(peer.unread.length, 0, 'one of each key at a time')
+  peer.method(1, ack(2))
+  assert.deepEqual(await deliveries(peer, 1), ['4'])
+})
+
 test('consumers without acks, and get, on queues with priorities and with ordering keys', async (t) => {
   const { client } = await withAmqp(t)
   const peer = await client()

@@ -10,8 +10,11 @@ export interface Message {
   readonly routingKey: string
   /** Routed by these as well (AMQP's CC and BCC); a queue gets it once however many lead there. */
   readonly furtherKeys?: readonly string[]
-  /** '' = none. Only queues declared with `x-ordering-key` look at it. */
-  readonly orderingKey: string
+  /**
+   * '' = none; null = the routing key, if a queue of the vhost asks for keys. Only queues declared
+   * with `x-ordering-key` look at it.
+   */
+  readonly orderingKey: string | null
   readonly persistent: boolean
   /** 0..255; queues without `x-max-priority` ignore it. */
   readonly priority: number

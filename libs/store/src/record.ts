@@ -61,7 +61,8 @@ export interface MessageRecord {
 
 /** The bytes of a message, `size` in front. Names are at most 255 bytes (checked at the edges). */
 export function encodeRecord(message: Message): Buffer {
-  const { exchange, routingKey, orderingKey, ttlMs, properties, body } = message
+  const { exchange, routingKey, ttlMs, properties, body } = message
+  const orderingKey = message.orderingKey ?? ''
   const exchangeSize = Buffer.byteLength(exchange)
   const routingKeySize = Buffer.byteLength(routingKey)
   const orderingKeySize = orderingKey === '' ? -1 : Buffer.byteLength(orderingKey)
@@ -110,7 +111,8 @@ export function placeOf(vhost: string, queue: string): Buffer {
 
 /** The same, sealed. `place` is where it is kept (`placeOf`). */
 export function encodeSealed(message: Message, key: DataKey, place: Buffer): Buffer {
-  const { exchange, routingKey, orderingKey, ttlMs, persistent, properties, body } = message
+  const { exchange, routingKey, ttlMs, persistent, properties, body } = message
+  const orderingKey = message.orderingKey ?? ''
   const pseudonym = orderingKey === '' ? '' : key.pseudonym('ordering key', orderingKey)
   const hasTtl = ttlMs >= 0
   const front = Buffer.allocUnsafe(

@@ -43,7 +43,8 @@ function letter(from: MessageRecord, death = dies(), target = toDlx) {
 
 /** The record that a published dead letter becomes in the queue it reached. */
 function stored({ message }: ReturnType<typeof letter>): MessageRecord {
-  const { exchange, routingKey, orderingKey, persistent, properties, body } = message
+  const { exchange, routingKey, persistent, properties, body } = message
+  const orderingKey = message.orderingKey ?? ''
   return record({}, { exchange, routingKey, orderingKey, persistent, ttlMs: -1, properties, body })
 }
 

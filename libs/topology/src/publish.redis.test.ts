@@ -93,6 +93,28 @@ test('a publish that follows a bind elsewhere reaches old and new queue, each on
   assert.equal(await ready(here.topology, vhost, 'new'), 1)
 })
 
+test("its routing key is a message's ordering key once a queue of the vhost asks for keys", async (t) => {
+  const { here, there, vhost } = await setup(t)
+  await declare(here.topology, vhost, 'plain')
+  await there.topology.refresh()
+  const publish = (queue: string, orderingKey: string | null) =>
+    there.publisher.publishOne(vhost, message('', queue, { orderingKey }))
+  await publish('plain', null)
+  await declare(here.topology, vhost, 'ordered', { 'x-ordering-key': true })
+  await publish('ordered', null)
+  for (const orderingKey of [null, '', 'k']) await publish('plain', orderingKey)
+  await publish('ordered', '')
+
+  const keys = async (queue: string) => {
+    const { messages } = await here.topology.table.queue(vhost, queue)!.store.peek('ready', '', 10)
+    return messages.map(({ record }) => record.orderingKey)
+  }
+  assert.deepEqual(await keys('plain'), ['', 'plain', '', 'k'])
+  assert.deepEqual(await keys('ordered'), ['ordered', ''])
+  await here.topology.deleteQueue(vhost, 'ordered')
+  assert.equal(here.topology.table.keepsOrder(vhost), false)
+})
+
 test('a queue deleted elsewhere is routed around, and one declared again is a new queue', async (t) => {
   const { here, there, vhost } = await setup(t)
   await declare(here.topology, vhost, 'orders')

@@ -213,6 +213,7 @@ export class Publisher {
   #route(pending: Pending): void {
     const { vhost, message, queues: known } = pending
     const { table } = this.#topology
+    if (message.orderingKey === null && table.keepsOrder(vhost)) giveKey(pending)
     let queues = NO_QUEUES
     try {
       const { exchange, routingKey, furtherKeys } = message
@@ -293,6 +294,13 @@ export class Publisher {
       pending.answered()
     }
   }
+}
+
+/** Where it is stored from now on it has its routing key as ordering key. */
+function giveKey(pending: Pending): void {
+  pending.message = { ...pending.message, orderingKey: pending.message.routingKey }
+  pending.record = undefined
+  pending.sealed = undefined
 }
 
 const NO_KEYS: readonly DataKey[] = []

@@ -158,6 +158,11 @@ export class RoutingTable {
     return entries.sort((a, b) => (a.definition.name < b.definition.name ? -1 : 1))
   }
 
+  /** Whether any queue of the vhost keeps the order of keys. */
+  keepsOrder(vhost: string): boolean {
+    return this.#vhosts.get(vhost)?.keepsOrder ?? false
+  }
+
   /** In no order; those of one source or destination where asked for. */
   bindings(
     vhost: string,

@@ -207,6 +207,8 @@ interface Parts {
   readonly options: VhostOptions
   readonly exchanges: PersistentMap<ExchangeDefinition>
   readonly queues: PersistentMap<QueueEntry>
+  /** How many of them keep the order of keys. */
+  readonly ordered: number
   readonly sources: PersistentMap<Source>
   readonly destinations: PersistentMap<PersistentMap<BindingDefinition>>
   readonly policies: Policies
@@ -216,6 +218,7 @@ const NO_PARTS: Parts = {
   options: VHOST_OPTIONS_DEFAULT,
   exchanges: PersistentMap.empty(),
   queues: PersistentMap.empty(),
+  ordered: 0,
   sources: PersistentMap.empty(),
   destinations: PersistentMap.empty(),
   policies: new Policies(new Map()),
@@ -249,11 +252,21 @@ export class VhostTable {
       policies: changes.policies.size === 0 ? policies : policiesWith(policies, changes.policies),
       ...this.#bindingsWith(changes.bindings),
       queues: this.#parts.queues,
+      ordered: this.#orderedWith(changes.queues),
     }
     return new VhostTable(this.name, this.#stores, {
       ...parts,
       queues: this.#queuesWith(changes.queues, parts),
     })
+  }
+
+  #orderedWith(changes: VhostChanges['queues']): number {
+    let { ordered } = this.#parts
+    for (const [name, definition] of changes) {
+      if (keepsOrder(this.queue(name)?.definition)) ordered--
+      if (keepsOrder(definition)) ordered++
+    }
+    return ordered
   }
 
   #queuesWith(
@@ -417,10 +430,19 @@ export class VhostTable {
     return this.#parts.queues.size
   }
 
+  /** Whether any of its queues keeps the order of keys. */
+  get keepsOrder(): boolean {
+    return this.#parts.ordered > 0
+  }
+
   hasBinding(binding: BindingDefinition): boolean {
     const bindings = this.#parts.sources.get(binding.source)?.bindings
     return bindings?.has(bindingField(this.name, binding)) ?? false
   }
+}
+
+function keepsOrder(definition: QueueDefinition | undefined): boolean {
+  return definition?.arguments['x-ordering-key'] === true
 }
 
 function optionsOf({ name: _, ...options }: VhostDefinition): VhostOptions {

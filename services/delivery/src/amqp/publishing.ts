@@ -15,7 +15,7 @@ import {
 } from '@sluice/amqp'
 import { DEFAULT_EXCHANGE, limits, type Message } from '@sluice/core'
 import { storedIdentity } from '@sluice/server'
-import type { Published, PublishReply, QueueEntry, RoutingTable } from '@sluice/topology'
+import type { Published, PublishReply, QueueEntry } from '@sluice/topology'
 import {
   furtherKeys,
   headersOf,
@@ -63,9 +63,6 @@ export class Publishing implements PublishReply {
   confirming = false
   /** The channel's address for direct replies; '' = nobody consumes them here. */
   replyAddress = ''
-  /** Whether the table that was looked at last has a queue with ordering keys. */
-  #ordered = false
-  #table: RoutingTable | undefined
 
   constructor(session: Session, channel: Channel) {
     this.#session = session
@@ -238,7 +235,7 @@ export class Publishing implements PublishReply {
       exchange,
       routingKey,
       furtherKeys: further,
-      orderingKey: textOf(headers?.[ORDERING_KEY_HEADER]) ?? this.#defaultKey(routingKey),
+      orderingKey: textOf(headers?.[ORDERING_KEY_HEADER]) ?? null,
       persistent: known.persistent,
       priority: known.priority,
       ttlMs: known.ttlMs,
@@ -255,16 +252,6 @@ export class Publishing implements PublishReply {
   #identity({ event, messageId }: PublishProperties, headers: Table | undefined, body: Buffer) {
     if (!event && headers === undefined) return messageId
     return storedIdentity(headers ?? {}, event, body) ?? messageId
-  }
-
-  /** The routing key, where a queue of this vhost keeps the order of keys; else none is stored. */
-  #defaultKey(routingKey: string): string {
-    const { table } = this.#session.context.deps.topology
-    if (this.#table !== table) {
-      this.#table = table
-      this.#ordered = table.queues(this.#session.vhost).some(({ settings }) => settings.ordered)
-    }
-    return this.#ordered ? routingKey : ''
   }
 
   /** Where the vhost holds tasks until their time, which Celery says in a header: ms until then. */
