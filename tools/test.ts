@@ -97,10 +97,8 @@ async function test(
       `--test-concurrency=${concurrency}`,
       `--test-timeout=${short ? TEST_MS_MAX.short : TEST_MS_MAX.full}`,
       ...['--test-reporter=spec', '--test-reporter-destination=stdout'],
-      ...['--test-reporter=./tools/skipped.ts'],
-      `--test-reporter-destination=${join(folder, `${name}.skipped`)}`,
-      ...['--test-reporter=./tools/failed.ts'],
-      `--test-reporter-destination=${join(folder, `${name}.failed`)}`,
+      ...['--test-reporter=./tools/not-passed.ts'],
+      `--test-reporter-destination=${join(folder, `${name}.not-passed`)}`,
       ...files,
     ],
     short ? { SHORT: '1' } : {},
@@ -155,18 +153,11 @@ async function withSharedRedis(run: () => Promise<void>): Promise<void> {
   }
 }
 
-/** What was skipped, what failed, and how long it all took. */
+/** What was skipped or failed, and how long it all took. */
 function report(): void {
-  const [skipped, why] = [reported('skipped'), reported('failed')]
-  process.stdout.write(skipped === '' ? '\nNothing was skipped.\n' : `\nSkipped:\n${skipped}`)
-  if (why !== '') process.stdout.write(`\nTests that failed:\n${why}\n`)
+  const texts = globSync(join(folder, '*.not-passed')).map((file) => readFileSync(file, 'utf8'))
+  process.stdout.write(`\n${texts.join('') || 'Nothing was skipped.\n'}`)
   const seconds = Math.round((performance.now() - started) / 1_000)
   const outcome = failed.length === 0 ? 'Everything passed' : `Failed: ${failed.join(', ')}`
   process.stdout.write(`${outcome}. ${seconds} s in all.\n`)
-}
-
-/** What that reporter wrote, of each step. */
-function reported(what: string): string {
-  const texts = globSync(join(folder, `*.${what}`)).map((file) => readFileSync(file, 'utf8'))
-  return texts.join('')
 }

@@ -61,11 +61,14 @@ test('connections are spread over workers, and one that dies is replaced', async
     [true, false, true, false],
     'the other one serves on',
   )
+  // Not before: what came while the worker died could be handed to it, and hang.
+  const third = async () => (await alive()).some((key) => !slots.includes(key.slice(ALIVE.length)))
+  await waitFor(third, { what: 'a new worker', timeoutMs: 30_000 })
   const another = async () => {
     await consume()
     return (await consuming()).find((slot) => !slots.includes(slot))
   }
-  const replaced = await waitFor(another, { what: 'a new worker', timeoutMs: 30_000 })
+  const replaced = await waitFor(another, { what: 'it to be connected to', timeoutMs: 30_000 })
   assert.notEqual(await pidOf(replaced), await pidOf(slots[1]!))
   assert.equal(await both.stop(), 0)
   const left = (await alive()).filter((key) => key !== `${ALIVE}${slots[0]}`)
