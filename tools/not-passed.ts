@@ -1,6 +1,6 @@
 /**
- * A reporter of node:test for the end of a long output: each test that was skipped, with the reason,
- * and each that failed, with the error.
+ * A reporter of node:test for the end of a long output: each test that was skipped, with the
+ * reason, and each that failed, with the error.
  */
 import { relative } from 'node:path'
 import type { TestEvent } from 'node:test/reporters'
