@@ -1,13 +1,13 @@
 /** create.lua: a queue whose log lost its consumer group, or that lost the log, mends itself. */
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
-import { withRedis } from '@sluice/testkit'
+import { withBareRedis } from '@sluice/testkit'
 import { audit, openStore, QUEUE_SETTINGS_DEFAULT, type QueueSettings } from './index.ts'
 import { bodies, drain, HOUR_MS, lease, publish } from './test-queue.ts'
 
 /** A queue of which one batch is held, one is partly settled, one unread, one message leased. */
 async function start(t: TestContext, settings: Partial<QueueSettings> = {}) {
-  const { url, vhost } = await withRedis(t)
+  const { url, vhost } = await withBareRedis(t)
   const reported: string[] = []
   const store = await openStore({ url, report: (error) => reported.push(String(error)) })
   t.after(() => store.close())
@@ -89,7 +89,7 @@ test('an append with limits, and a reaper, mend it too', async (t) => {
 })
 
 test('of several levels, those that kept their group are left as they are', async (t) => {
-  const { url, vhost } = await withRedis(t)
+  const { url, vhost } = await withBareRedis(t)
   const store = await openStore({ url, report: () => {} })
   t.after(() => store.close())
   const queue = store.queue(vhost, 'levels', 1, { ...QUEUE_SETTINGS_DEFAULT, levels: 3 })

@@ -9,7 +9,7 @@
  */
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
-import { seedFromEnv, withRedis } from '@sluice/testkit'
+import { seedFromEnv, withBareRedis } from '@sluice/testkit'
 import fc from 'fast-check'
 import { openStore, QUEUE_SETTINGS_DEFAULT, type QueueSettings, type Store } from './index.ts'
 import { QueueRun } from './queue-model-run.ts'
@@ -84,7 +84,7 @@ const deaths = fc.record({
 })
 
 async function agrees(t: TestContext, kind: Kind): Promise<void> {
-  const { url, vhost } = await withRedis(t)
+  const { url, vhost } = await withBareRedis(t)
   const reported: unknown[] = []
   const open = () => openStore({ url, report: (error) => reported.push(error) })
   const stores: Store[] = [await open(), await open()]

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import type { TestContext } from 'node:test'
 import type { Appended } from '@sluice/core'
-import { plainMessage, type TestMessage, withRedis } from '@sluice/testkit'
+import { plainMessage, type TestMessage, withBareRedis } from '@sluice/testkit'
 import {
   audit,
   encodeRecord,
@@ -34,16 +34,13 @@ export async function openTestQueue(
   settings: Partial<QueueSettings> = {},
   url?: string,
 ): Promise<Process & { url: string; vhost: string; another: () => Promise<Process> }> {
-  const shared = await withRedis(t)
-  const { vhost } = shared
+  const { url: bare, vhost } = await withBareRedis(t)
+  const at = url ?? bare
   const reported: unknown[] = []
   const opened: Store[] = []
   const all = { ...QUEUE_SETTINGS_DEFAULT, ...settings }
   const open = async (): Promise<Process> => {
-    const store = await openStore({
-      url: url ?? shared.url,
-      report: (error) => reported.push(error),
-    })
+    const store = await openStore({ url: at, report: (error) => reported.push(error) })
     opened.push(store)
     return { store, queue: store.queue(vhost, 'orders', 1, all) }
   }
@@ -58,7 +55,7 @@ export async function openTestQueue(
   // After all others: those that come behind one that throws are not called.
   t.after(() => t.after(() => assert.deepEqual(wrong, [])))
   assert.ok(await first.queue.create())
-  return { ...first, url: url ?? shared.url, vhost, another: open }
+  return { ...first, url: at, vhost, another: open }
 }
 
 /** Publishes messages in one batch (up to 128 go together); what became of each. */

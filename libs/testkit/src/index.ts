@@ -8,6 +8,7 @@ export {
   privateRedis,
   type Scope,
   type SharedRedis,
+  withBareRedis,
   withRedis,
 } from './redis.ts'
 export {

@@ -4,7 +4,8 @@
  * `withRedis` shares one server: REDIS_URL when set (tools/test.ts starts one and sets it), else a
  * server from PATH or the user's cache, started once a test process without persistence, else a
  * container. Tests stay apart by name: each gets a vhost of its own, so files run in parallel.
- * `privateRedis` is for tests that kill, pause, restart or fill the server.
+ * `withBareRedis` is for queues without a broker, `privateRedis` for tests that kill, pause, restart
+ * or fill the server.
  */
 import { spawnSync } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
@@ -27,16 +28,34 @@ export interface SharedRedis {
   readonly vhost: string
 }
 
+/** Brokers of tests work in 0. */
+const BARE_DATABASE = 1
 const CONFIG_FILE = 'redis.conf'
 
 let shared: Promise<string | undefined> | undefined
 
 /** The shared Redis. Where there is none and none can be started, the test is skipped. */
 export async function withRedis(t: Scope): Promise<SharedRedis> {
-  shared ??= process.env['REDIS_URL'] ? Promise.resolve(process.env['REDIS_URL']) : startShared()
-  const url = (await shared) ?? skip(t)
-  return { url, redis: connect(t, url), vhost: `test-${randomUUID()}` }
+  const url = await sharedUrl(t)
+  return { url, redis: connect(t, url), vhost: newVhost() }
 }
+
+/**
+ * Another database of it, for queues that no topology has: where brokers of other tests work, their
+ * reapers clear such away. A cluster has no other database.
+ */
+export async function withBareRedis(t: Scope): Promise<Omit<SharedRedis, 'redis'>> {
+  const url = await sharedUrl(t)
+  const bare = parseRedisUrl(url).kind === 'single' ? new URL(`/${BARE_DATABASE}`, url).href : url
+  return { url: bare, vhost: newVhost() }
+}
+
+async function sharedUrl(t: Scope): Promise<string> {
+  shared ??= process.env['REDIS_URL'] ? Promise.resolve(process.env['REDIS_URL']) : startShared()
+  return (await shared) ?? skip(t)
+}
+
+const newVhost = () => `test-${randomUUID()}`
 
 export interface PrivateRedisOptions {
   /** Keep an append-only file, so that a restart finds everything again. Default true. */
