@@ -258,16 +258,18 @@ export class Publisher {
   /** The turn's messages are answered once the table is as new as the turn. */
   async #catchUp(turn: Turn): Promise<void> {
     const deadline = performance.now() + VERSION_WAIT_MS
-    while (this.#behind.has(turn)) {
+    for (;;) {
       try {
         if (turn.version < 0) turn.version = await this.#topology.readVersion()
         if (turn.version > this.#topology.table.version) await this.#topology.refresh()
-        this.#caughtUp(turn)
+        break
       } catch (error) {
         if (performance.now() > deadline) this.#giveUp(turn, error)
         await sleep(VERSION_RETRY_MS)
+        if (!this.#behind.has(turn)) return
       }
     }
+    this.#caughtUp(turn)
   }
 
   #tableChanged(): void {
