@@ -29,6 +29,7 @@ import {
 } from '@sluice/store'
 import type { Logger } from '@sluice/telemetry'
 import type { Documents, RoutingTable, Topology } from '@sluice/topology'
+import { noQueue } from './not-found.ts'
 
 /** After so long every living process has what was committed (Topology looks each second). */
 const FOLLOWED_MS = 2_000
@@ -241,25 +242,22 @@ export class Encryption implements KeyKeeper {
 
   /** All data keys, by vhost and queue, newest first. */
   list(): KeyInfo[] {
-    const { table } = this.#topology
-    return table.vhosts().flatMap((vhost) =>
-      table.documents
-        .list('data-key', vhost)
-        .flatMap(({ name }) => this.#info(vhost, name) ?? [])
-        .sort((a, b) =>
-          a.queue === b.queue ? b.generation - a.generation : a.queue < b.queue ? -1 : 1,
-        ),
+    return this.#topology.table.vhosts().flatMap((vhost) => this.#listOf(vhost))
+  }
+
+  #listOf(vhost: string): KeyInfo[] {
+    const sorted = this.#documentsOf(vhost).sort(({ document: a }, { document: b }) =>
+      a.queue === b.queue ? b.generation - a.generation : a.queue < b.queue ? -1 : 1,
     )
+    return sorted.map(({ id, document }, index) => {
+      const state = this.#store.keys.get(id) ? 'open' : 'locked'
+      const newest = sorted[index - 1]?.document.queue !== document.queue
+      return { ...document, id: nameOf(id), vhost, state, newest }
+    })
   }
 
   #info(vhost: string, id: string): KeyInfo | undefined {
-    const { documents } = this.#topology.table
-    const document = readDocument(DataKeyDocument, documents.get('data-key', vhost, id))
-    if (document === undefined) return undefined
-    const { queue, generation } = document
-    const newest = generationOf(this.#topology.table, vhost, queue) === generation
-    const state = this.#store.keys.get(idOf(id)) ? 'open' : 'locked'
-    return { ...document, id, vhost, state, newest }
+    return this.#listOf(vhost).find((key) => key.id === id)
   }
 
   /** Whether a scope has keys that cannot be had: none is made beside them. */
@@ -473,9 +471,7 @@ function generationOf({ documents }: RoutingTable, vhost: string, queue: string)
 }
 
 function checkScope(table: RoutingTable, vhost: string, queue: string): void {
-  if (queue !== '' && !table.queue(vhost, queue)) {
-    throw new BrokerError('queue_not_found', `no queue '${queue}' in vhost '${vhost}'`)
-  }
+  if (queue !== '' && !table.queue(vhost, queue)) throw noQueue(queue)
   const documents = table.documents.list('data-key', vhost)
   const ofScope = documents.filter(
     ({ value }) => readDocument(DataKeyDocument, value)?.queue === queue,

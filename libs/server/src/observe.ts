@@ -57,7 +57,7 @@ export async function observe(
   metrics.gauge('dataKeysLocked', {}, () => encryption.locked)
   metrics.gauge('wrappingKeyAway', {}, () => (encryption.lacksWrapping ? 1 : 0))
   const unfollow = followLogLevel(log, topology, () => Date.now() + store.state.clockAheadMs)
-  const unwatch = watchStore(store, log)
+  const unwatch = watchStore(store, encryption, log)
   const { tracing, close } = await openExports(config, metrics, store.slot.name, log)
   return {
     tracing,
@@ -115,7 +115,7 @@ async function readQueue({ vhost, definition, store }: QueueEntry): Promise<Queu
 }
 
 /** Looks each second; a line when Redis goes or comes, and when a promise breaks or holds again. */
-function watchStore(store: Store, log: Logger): () => void {
+function watchStore(store: Store, encryption: Encryption, log: Logger): () => void {
   let reachable = true
   let broken: readonly string[] = []
   const look = () => {
@@ -125,7 +125,7 @@ function watchStore(store: Store, log: Logger): () => void {
       else log.error('Redis does not answer: publishes wait, everything else is refused')
     }
     const before = broken
-    broken = reachable ? [...store.broken(), ...store.keys.broken()] : before
+    broken = reachable ? [...store.broken(), ...encryption.broken()] : before
     for (const promise of broken.filter((one) => !before.includes(one))) {
       log.error({ promise }, 'a promise cannot be kept')
     }

@@ -2,11 +2,12 @@
  * Data keys over HTTP: which there are, a new one from here on, one wrapped anew, one shredded.
  * None of them shows a key.
  */
-import { BrokerError, limits } from '@sluice/core'
+import { limits } from '@sluice/core'
 import {
   DELETE_ANSWERS,
   type Deps,
   type KeyInfo,
+  noQueue,
   PageQuery,
   pageOf,
   pageOn,
@@ -71,9 +72,7 @@ function rotate({ topology, encryption }: Deps): Route {
     refusals: ['vhost_not_found', 'queue_not_found', 'encryption_unavailable'],
     async handle({ params: { vhost }, body: { queue } }) {
       await topology.refresh()
-      if (queue !== '' && !topology.table.queue(vhost, queue)) {
-        throw new BrokerError('queue_not_found', `no queue '${queue}' in vhost '${vhost}'`)
-      }
+      if (queue !== '' && !topology.table.queue(vhost, queue)) throw noQueue(queue)
       return { status: 201, body: shown(await encryption.rotate(vhost, queue)) }
     },
   })
