@@ -9,8 +9,9 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { test } from 'node:test'
-import { waitFor } from '@sluice/testkit'
+import { privateRedis, waitFor } from '@sluice/testkit'
 import { AmqpPeer } from '../support/amqp-peer.ts'
+import { withBroker } from '../support/broker.ts'
 import { type Deployment, deploy, type Vhost } from '../support/deployment.ts'
 import {
   encrypt,
@@ -276,6 +277,36 @@ test('a schedule whose key is shredded publishes nothing, and says so', async (t
   }
   await waitFor(counted, { timeoutMs: 30_000 })
   assert.equal((await vhost.counts('q'))['ready'], 0)
+})
+
+test('a vhost whose key is locked keeps no other’s schedules from being sealed', async (t) => {
+  const redisUrl = (await privateRedis(t, { aof: false })).url
+  const env = { SLUICE_ENCRYPTION_KEY: newKey() }
+  const { request, deps, reported } = await withBroker(t, { redisUrl, env })
+  const { topology, encryption } = deps
+  const vhosts = ['a', 'locked', 'z']
+  const body = { everyMs: HOUR_MS, message: { routingKey: 'q', body: 'x' } }
+  for (const vhost of vhosts) {
+    await request('PUT', `/v1/vhosts/${vhost}`, { body: {} })
+    assert.equal((await request('PUT', `/v1/vhosts/${vhost}/schedules/s`, { body })).status, 201)
+  }
+  const { json: key } = await request('POST', '/v1/vhosts/locked/data-keys', { body: {} })
+  await topology.changeDocument('data-key', 'locked', key.id, (document) => {
+    return { ...(document as object), kek: 'away' }
+  })
+  await waitFor(() => encryption.locked === 1, { what: 'the key to be locked' })
+  for (const vhost of ['locked', 'a', 'z']) {
+    await request('PUT', `/v1/vhosts/${vhost}`, { body: { encryption: true } })
+  }
+  const sealed = () =>
+    vhosts.filter((vhost) => {
+      const kept = topology.table.documents.get('schedule', vhost, 's')
+      return 'sealed' in (kept as object)
+    })
+  await waitFor(() => sealed().length === 2, { what: 'two schedules to be sealed' })
+  assert.deepEqual(sealed(), ['a', 'z'])
+  const why = reported.splice(0).map((error) => (error as { code?: string }).code)
+  assert.deepEqual([...new Set(why)], ['encryption_unavailable'])
 })
 
 test('a broker without a key promises no encryption, and stays ready', async (t) => {

@@ -4,6 +4,7 @@
  */
 import { createHash } from 'node:crypto'
 import { DEFAULT_EXCHANGE_ALIAS, limits, type Message } from '@sluice/core'
+import { readDocument } from '@sluice/security'
 import { nextTick, type TickTimes } from '@sluice/store'
 import { z } from 'zod'
 import { toMessage } from './publish/publish-fields.ts'
@@ -82,7 +83,7 @@ function checkTimes({ at, everyMs, cron, timeZone }: Times, context: z.core.$Ref
 /** Undefined for a document of another shape, of a newer broker say. */
 export function readSchedule(value: unknown): KeptSchedule | undefined {
   if (typeof value !== 'object' || value === null) return undefined
-  return ('sealed' in value ? SealedSchedule : ScheduleBody).safeParse(value).data
+  return 'sealed' in value ? readDocument(SealedSchedule, value) : readDocument(ScheduleBody, value)
 }
 
 export function timesOf({ at, everyMs, cron, timeZone }: Times): TickTimes {

@@ -5,7 +5,7 @@
  * minute, and any of them may set right what differs. A tick is published with an id of its own, so
  * that two reapers which carry out the same one store it once.
  */
-import { onAbort, type Report, type Start } from '@sluice/core'
+import { BrokerError, onAbort, type Report, type Start } from '@sluice/core'
 import {
   type Deps,
   isOutdated,
@@ -93,7 +93,7 @@ class Follower {
     while (this.#again) {
       this.#again = false
       await this.#compare().catch(this.#report)
-      await keepAnew(this.#deps).catch(this.#report)
+      await keepAnew(this.#deps, this.#report).catch(this.#report)
     }
   }
 
@@ -135,7 +135,7 @@ function scheduled({ topology }: Needs) {
  * Seals messages whose queues were encrypted since they were put, and anew what an older data key
  * sealed, so that no schedule ends with that.
  */
-async function keepAnew(deps: Needs): Promise<void> {
+async function keepAnew(deps: Needs, report: Report): Promise<void> {
   const { topology, encryption, store } = deps
   if (!encryption.wraps()) return
   let changed = false
@@ -143,12 +143,18 @@ async function keepAnew(deps: Needs): Promise<void> {
     if (!isOutdated(deps, data, kept)) continue
     const schedule = await openSchedule(deps, data, kept)
     if (typeof schedule === 'string') continue
-    const sealed = (await keepSchedule(deps, data, schedule)) as unknown as Json
-    const before = JSON.stringify(value)
-    await topology.changeDocument('schedule', data.vhost, data.name, (current) =>
-      JSON.stringify(current) === before ? sealed : (current ?? null),
-    )
-    changed = true
+    try {
+      const sealed = (await keepSchedule(deps, data, schedule)) as unknown as Json
+      const before = JSON.stringify(value)
+      await topology.changeDocument('schedule', data.vhost, data.name, (current) =>
+        JSON.stringify(current) === before ? sealed : (current ?? null),
+      )
+      changed = true
+    } catch (error) {
+      // A vhost whose key is locked, or that was just deleted, does not keep others from theirs.
+      if (!(error instanceof BrokerError) || error.code === 'store_unavailable') throw error
+      report(error)
+    }
   }
   // The feed of changes has what they were before.
   if (changed) await store.definitions.forgetHistory()
