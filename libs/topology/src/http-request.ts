@@ -17,6 +17,19 @@
  */
 import { decodeProperties, type FieldValue, type Table } from '@sluice/amqp'
 
+/** Said of a connection and not of a request (RFC 9110, 7.6.1), or computed anew; lower case. */
+export const CONNECTION_HEADERS: readonly string[] = [
+  'connection',
+  'content-length',
+  'expect',
+  'host',
+  'keep-alive',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+]
+
 export interface HttpRequest {
   readonly ingest: string
   readonly id: string

@@ -31,7 +31,14 @@ export type {
   Documents,
   NamedDocument,
 } from './documents.ts'
-export { climbs, type HttpRequest, readRequest, requestOf, requestTable } from './http-request.ts'
+export {
+  CONNECTION_HEADERS,
+  climbs,
+  type HttpRequest,
+  readRequest,
+  requestOf,
+  requestTable,
+} from './http-request.ts'
 export { type Published, Publisher, type PublishReply } from './publish.ts'
 export {
   appendTo,

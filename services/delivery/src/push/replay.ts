@@ -8,16 +8,12 @@
  */
 import { BrokerError, limits, type Report } from '@sluice/core'
 import type { DataKey, KeptAnswer, Requests } from '@sluice/store'
-import type { HttpRequest } from '@sluice/topology'
+import { CONNECTION_HEADERS, type HttpRequest } from '@sluice/topology'
 import type { Exchange } from './exchange.ts'
 import type { Verdict } from './subscription.ts'
 
-/** What is said of a connection and not of a request (RFC 9110, 7.6.1), or computed anew. */
-const HOP_BY_HOP = new RegExp(
-  '^(?:connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade' +
-    '|host|content-length|expect)$',
-  'i',
-)
+/** What is not passed on, in either direction. */
+const HOP_BY_HOP = new RegExp(`^(?:${CONNECTION_HEADERS.join('|')}|proxy-.*)$`, 'i')
 
 /** The path with its query behind the path of the endpoint; a query of the endpoint comes first. */
 export function replayedPath(endpointPath: string, { path, query }: HttpRequest): string {

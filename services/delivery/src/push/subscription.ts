@@ -7,6 +7,7 @@
 import { X509Certificate } from 'node:crypto'
 import { limits } from '@sluice/core'
 import { SIGNING_SCHEMES, signingKeyError } from '@sluice/security'
+import { CONNECTION_HEADERS } from '@sluice/topology'
 import { z } from 'zod'
 
 /** Longer URLs are refused by common servers. */
@@ -36,19 +37,7 @@ const KEYS_MAX = 5
 export const MASK = '***'
 
 /** Said by the connection or by the broker for every request, so not by a subscription. */
-const RESERVED_HEADERS = new Set([
-  'connection',
-  'content-length',
-  'expect',
-  'host',
-  'keep-alive',
-  'te',
-  'traceparent',
-  'tracestate',
-  'trailer',
-  'transfer-encoding',
-  'upgrade',
-])
+const RESERVED_HEADERS = new Set([...CONNECTION_HEADERS, 'traceparent', 'tracestate'])
 const RESERVED_PREFIX = /^(?:proxy|sluice|webhook|ce)-/
 /** RFC 9110, 5.6.2. */
 const TOKEN = /^[!#$%&'*+.^_`|~\w-]{1,256}$/

@@ -5,6 +5,7 @@
  * bounds.
  */
 import { limits } from '@sluice/core'
+import { CONNECTION_HEADERS } from '@sluice/topology'
 import { z } from 'zod'
 
 /** Part of a path, so of characters that no client encodes. Unique in the whole broker. */
@@ -21,21 +22,13 @@ const KEPT_BYTES_MAX = 1024 * 1024
 /** RFC 9110, 5.6.2. */
 const HEADER_NAME = /^[!#$%&'*+.^`|~\w-]{1,256}$/
 
-/** About the connection, or computed anew: never kept (RFC 9110, 7.6.1). `Prefer` is for us. */
+/** `Prefer` is for us, what proxies are told is not for who is behind them. */
 export const NEVER_KEPT: ReadonlySet<string> = new Set([
-  'connection',
-  'content-length',
-  'expect',
-  'host',
-  'keep-alive',
+  ...CONNECTION_HEADERS,
   'prefer',
   'proxy-authenticate',
   'proxy-authorization',
   'proxy-connection',
-  'te',
-  'trailer',
-  'transfer-encoding',
-  'upgrade',
 ])
 
 /** Kept only where they are listed. */
