@@ -9,10 +9,10 @@ import type { MessageState, Peeked } from '@sluice/store'
 import { type Letter, matcher, readLetter } from '@sluice/topology'
 import { z } from 'zod'
 import { FilterFields, readFilter } from './dead-letter-query.ts'
-import { findLetter, pickLetter } from './find-letter.ts'
+import { findLetter, letterOf, pickLetter } from './find-letter.ts'
 import { findQueue } from './find-queue.ts'
 import { copyRoute } from './http-dead-letter-copy.ts'
-import { PageQuery, PeekedJson, pageOf, peekedJson, readPage } from './http-messages.ts'
+import { CursorQuery, messagesOf, PeekedJson, peekedJson, readPage } from './http-messages.ts'
 import { Encoding, timeJson } from './message-json.ts'
 import { KeptAttempt, parseAttempt } from './push/kept-attempt.ts'
 
@@ -43,7 +43,7 @@ const DeadLetter = PeekedJson.extend({
   }),
 }).meta({ id: 'DeadLetter' })
 
-const Page = pageOf(DeadLetter).extend({
+const Page = messagesOf(DeadLetter).extend({
   scanned: z.int().meta({ description: 'Messages looked at for this page.' }),
 })
 
@@ -61,7 +61,7 @@ function listRoute({ topology }: Deps): Route {
     description:
       'The messages in this queue that died before and match. Nothing is touched. A page ends after ' +
       'a bounded look, so it may be short, or empty, and yet have a `next`.',
-    query: PageQuery.extend(FilterFields),
+    query: CursorQuery.extend(FilterFields),
     answers: { 200: { description: 'A page of them.', body: Page } },
     refusals: ['vhost_not_found', 'queue_not_found'],
     async handle({ params, query: { encoding, after, limit, ...fields } }) {
@@ -111,9 +111,10 @@ function discardRoute({ topology }: Deps): Route {
     refusals: ['vhost_not_found', 'queue_not_found', 'in_use'],
     async handle({ params, principal }) {
       const { store } = await findQueue(topology, params)
-      if (!(await store.find(params.id))) return { status: 200, body: { removed: false } }
-      const { message } = await findLetter(store, params.id)
-      const { token } = await pickLetter(store, message.ref, `discarded by ${principal.name}`)
+      const found = await store.find(params.id)
+      if (!found) return { status: 200, body: { removed: false } }
+      letterOf(found.message)
+      const { token } = await pickLetter(store, found.message.ref, `discarded by ${principal.name}`)
       const [settled] = await store.settle([{ token, outcome: 'ack' }])
       return { status: 200, body: { removed: settled === 'settled' } }
     },

@@ -18,13 +18,13 @@ const SCANNED_MAX = 10_000
 const SCANNED_BYTES_MAX = 16 * 1024 * 1024
 const SCAN_PAGE = 256
 
-export const PageQuery = z.strictObject({
+export const CursorQuery = z.strictObject({
   after: z.string().max(200).default('').meta({ description: 'The `next` of the last page.' }),
   limit: z.coerce.number<string>().int().min(1).max(PAGE_MAX).default(20),
   encoding: Encoding,
 })
 
-const PeekQuery = PageQuery.extend({
+const PeekQuery = CursorQuery.extend({
   state: z
     .enum(['ready', 'delayed', 'held', 'dead'])
     .default('ready')
@@ -54,7 +54,7 @@ export const PeekedJson = StoredFields.extend({
   lastError: z.string().optional(),
 }).meta({ id: 'PeekedMessage' })
 
-export const pageOf = <T extends z.ZodType>(item: T) =>
+export const messagesOf = <T extends z.ZodType>(item: T) =>
   z.object({
     messages: z.array(item),
     next: z.string().optional().meta({ description: 'There may be more: pass it as `after`.' }),
@@ -69,7 +69,7 @@ export function messageRoutes({ topology }: Deps): Route[] {
     needs: { read: 'queue' },
     summary: 'Look at messages without touching them',
     query: PeekQuery,
-    answers: { 200: { description: 'A page of them.', body: pageOf(PeekedJson) } },
+    answers: { 200: { description: 'A page of them.', body: messagesOf(PeekedJson) } },
     refusals: ['vhost_not_found', 'queue_not_found', 'message_not_found'],
     async handle({ params, query }) {
       const { store } = await findQueue(topology, params)
