@@ -39,6 +39,14 @@ async function runJob(
   return { ...last, ended: end === 'ended', last }
 }
 
+/** Runs a job that is stopped once it moved that many. */
+function runPart(world: Parameters<typeof redriveAll>[0], data: RedriveData, count: number) {
+  const stop = new AbortController()
+  const heard = ({ redriven }: RedriveProgress) => redriven >= count && stop.abort()
+  const paced = { ...data, perSecond: 1_000 }
+  return runJob(world, paced, REDRIVE_START, heard, stop.signal)
+}
+
 /** A queue whose messages all died and lie in `amq.dead-letters`. */
 async function setup(t: TestContext, count: number) {
   const world = await openWorld(t)
@@ -64,10 +72,7 @@ async function setup(t: TestContext, count: number) {
 
 test('a run that is stopped leaves the rest to the next, and each letter arrives once', async (t) => {
   const { q, data, ...world } = await setup(t, 300)
-  const stop = new AbortController()
-  const heard = ({ redriven }: RedriveProgress) => redriven >= 100 && stop.abort()
-  const paced = { ...data, perSecond: 1_000 }
-  const first = await runJob(world, paced, REDRIVE_START, heard, stop.signal)
+  const first = await runPart(world, data, 100)
   assert.ok(!first.ended)
   assert.ok(first.redriven >= 100 && first.redriven < 300, `${first.redriven}`)
   const second = await runJob(world, data, first.last)
@@ -143,10 +148,7 @@ test('letters in the hands of a run that died are waited for, and arrive once', 
 
 test('what another redrive moved in the meantime is counted there alone', async (t) => {
   const { q, data, ...world } = await setup(t, 400)
-  const stop = new AbortController()
-  const heard = ({ redriven }: RedriveProgress) => redriven >= 100 && stop.abort()
-  const paced = { ...data, perSecond: 1_000 }
-  const first = await runJob(world, paced, REDRIVE_START, heard, stop.signal)
+  const first = await runPart(world, data, 100)
   assert.ok(first.hands.length > 0, 'it stopped in the midst of a page')
   const never = new AbortController().signal
   const [rest, other] = await Promise.all([
