@@ -147,6 +147,7 @@ export class Publisher {
     this.#topology = topology
     this.#report = report
     this.#tracing = tracing
+    // Behind those who watched before: keys that a table shreds are forgotten when it is asked.
     topology.watch(() => this.#tableChanged())
   }
 
