@@ -357,6 +357,28 @@ test('what a lost reply to a single get brought goes back, though nobody else us
   await waitFor(() => ended() === 1, { what: 'the end' })
 })
 
+test('what Redis cannot be told is not waited for once the feed is closed', async (t) => {
+  const { queue, wired, feed } = await setup(t)
+  const { wire, queue: far } = await wired()
+  const orders = feed(far)
+  const consumer = new TestConsumer(1)
+  orders.attach(consumer)
+  await publish(queue, 1)
+  await waitFor(() => consumer.held.length === 1)
+  wire.stall()
+  orders.ack(consumer.held.pop()!)
+  let over = false
+  const settled = orders.settled().then(() => {
+    over = true
+  })
+  await waitFor(() => wire.keeps(queue.base), { what: 'the acknowledgement' })
+  assert.ok(!over, 'Redis has not heard of it')
+  orders.close()
+  await waitFor(() => over, { what: 'the end of the wait' })
+  wire.resume()
+  await settled
+})
+
 test('a return whose reply was lost does not take the message from who has it next', async (t) => {
   const { queue, redis, open, feed } = await setup(t)
   const observer = (await open()).queue
