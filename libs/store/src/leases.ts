@@ -89,7 +89,7 @@ interface Picking {
   readonly failed: (error: unknown) => void
 }
 
-/** Most messages picked in one script call: each may be as large as a message can be. */
+/** Most messages picked in one script call, whose reply holds them whole. */
 const PICKS_MAX = 128
 
 /** Most settlements in one script call: bounds how long it keeps Redis from others. */
@@ -219,20 +219,16 @@ export class Leases {
   #sendPicks(): void {
     const all = this.#picks
     this.#picks = []
-    for (let at = 0; at < all.length; ) {
-      const { leaseMs, holder } = all[at]!
-      const alike = (other: Picking) => other.leaseMs === leaseMs && other.holder === holder
-      let end = at + 1
-      while (end < all.length && end - at < PICKS_MAX && alike(all[end]!)) end++
-      const some = all.slice(at, end)
-      this.#pick(some, leaseMs, holder).catch((error) => {
+    const alike = (a: Picking, b: Picking) => a.leaseMs === b.leaseMs && a.holder === b.holder
+    for (const some of foldsOf(all, PICKS_MAX, alike)) {
+      this.#pick(some).catch((error) => {
         for (const { failed } of some) failed(unavailable(error))
       })
-      at = end
     }
   }
 
-  async #pick(some: readonly Picking[], leaseMs: number, holder: string): Promise<void> {
+  async #pick(some: readonly Picking[]): Promise<void> {
+    const { leaseMs, holder } = some[0]!
     const refs = some.map(({ ref }) => ref)
     const args = [this.#queue.scriptOptions, leaseMs, holder, ...refs]
     const picked = await pick(this.#context.work, this.#queue.base, args)
@@ -295,27 +291,35 @@ export class Leases {
   #sendAcks(): void {
     const all = this.#acks
     this.#acks = []
-    for (let at = 0; at < all.length; ) {
-      const { countAs } = all[at]!
-      let end = at + 1
-      while (end < all.length && end - at < FOLD_MAX && all[end]!.countAs === countAs) end++
-      const some = all.slice(at, end)
-      const options = [this.#queue.scriptOptions, 0, 0, 0, 0, countAs]
+    for (const some of foldsOf(all, FOLD_MAX, (a, b) => a.countAs === b.countAs)) {
+      const options = [this.#queue.scriptOptions, 0, 0, 0, 0, some[0]!.countAs]
       const args = [...options, ...some.flatMap((waiting) => waiting.args)]
       answer(some, settle(this.#context.work, this.#queue.base, args))
-      at = end
     }
   }
 
   #sendReturns(): void {
     const all = this.#returns
     this.#returns = []
-    for (let at = 0; at < all.length; at += FOLD_MAX) {
-      const some = all.slice(at, at + FOLD_MAX)
+    for (const some of foldsOf(all, FOLD_MAX, () => true)) {
       const { scriptOptions, scriptLimits } = this.#queue
       const args = [scriptOptions, 0, 0, scriptLimits, ...some.flatMap(({ args }) => args)]
       answer(some, giveBack(this.#context.work, this.#queue.base, args))
     }
+  }
+}
+
+/** What goes in one script call each: neighbours that are alike, at most `max`. */
+function* foldsOf<T>(
+  all: readonly T[],
+  max: number,
+  alike: (one: T, other: T) => boolean,
+): Generator<readonly T[]> {
+  for (let at = 0; at < all.length; ) {
+    let end = at + 1
+    while (end < all.length && end - at < max && alike(all[at]!, all[end]!)) end++
+    yield all.slice(at, end)
+    at = end
   }
 }
 
