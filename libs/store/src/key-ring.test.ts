@@ -12,7 +12,7 @@ const KEY = new DataKey(
 )
 
 /** A ring whose keys are made by these, one after the other; an error is thrown. */
-function ringOf(...made: readonly (DataKey | Error | undefined)[]) {
+function ringOf(...made: readonly (DataKey | Promise<DataKey> | Error | undefined)[]) {
   const reported: unknown[] = []
   const ring = new KeyRing((error) => reported.push(error))
   const next = made.values()
@@ -44,6 +44,27 @@ test('whoever asks meanwhile waits for the same first key', async () => {
   assert.equal(await first, KEY)
   assert.equal(await second, KEY)
   assert.equal(asked(), 1)
+})
+
+test('whoever asks in the moment in which it is made comes behind those who wait for it', async () => {
+  const { promise, resolve } = Promise.withResolvers<DataKey>()
+  const { ring } = ringOf(promise)
+  const told: string[] = []
+  const ask = (who: string) => {
+    const key = ring.sealing('/', 'q')
+    if (key instanceof Promise) return key.then(() => told.push(who))
+    return told.push(who)
+  }
+  const first = ask('first')
+  resolve(KEY)
+  ring.add(KEY)
+  const others: unknown[] = []
+  for (let left = 20; left > 0; left--) {
+    await undefined
+    others.push(ask('other'))
+  }
+  await Promise.all([first, ...others])
+  assert.equal(told.indexOf('first'), 0, told.join())
 })
 
 test('why no first key can be made is told as what becomes of the message', async () => {

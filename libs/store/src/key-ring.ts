@@ -93,8 +93,11 @@ export class KeyRing {
     if (making !== undefined) return making
     const newest = this.#newest.get(scope)
     if (newest !== undefined || this.#keeper === undefined) return newest
-    const made = this.#make(this.#keeper, vhost, queue).finally(() => this.#making.delete(scope))
+    const made = this.#make(this.#keeper, vhost, queue)
     this.#making.set(scope, made)
+    // In a later turn: whoever asks in the one in which it is made comes behind those who wait.
+    const done = () => setImmediate(() => this.#making.delete(scope))
+    made.then(done, this.#report)
     return made
   }
 
