@@ -74,7 +74,7 @@ const change = async (vhost: Vhost, job: string, body: object) => {
 async function drainAll(vhost: Vhost, queue: string): Promise<string[]> {
   const all: string[] = []
   for (;;) {
-    const some = await vhost.drain(queue)
+    const some = await vhost.drain(queue, { waitMs: 0 })
     if (some.length === 0) return all
     all.push(...some)
   }
