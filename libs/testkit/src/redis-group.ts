@@ -186,6 +186,7 @@ async function joinNetwork(
       gate.close()
     },
     restart: async () => {
+      gate.close() // where it still runs
       await server.restart()
       await gate.open()
     },
