@@ -32,7 +32,7 @@ const prefixed = (separator: string) =>
 
 async function leased(broker: TestBroker): Promise<unknown[]> {
   const path = '/queues/q/leases?events=batched'
-  return (await broker.request('POST', path, { body: { max: 10, waitMs: 5_000 } })).json
+  return (await broker.request('POST', path, { body: { max: 10, waitMs: 10_000 } })).json
 }
 
 test('an event is the same by either prefix and in structured mode, and is stored once', async (t) => {

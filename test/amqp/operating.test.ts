@@ -51,7 +51,7 @@ test('a vhost may hold a message with an eta until then', async (t) => {
   assert.equal(await peer.get('q'), 'not held')
 
   await request('PUT', `/v1/vhosts/${encodeURIComponent(vhost)}`, { body: { holdEta: true } })
-  await publish('held', inMs(400).replace('Z', '+00:00'))
+  await publish('held', inMs(2_000).replace('Z', '+00:00'))
   await publish('without a zone it is UTC', inMs(60_000).replace('Z', ''))
   await publish('past', inMs(-60_000))
   await publish('no time', 'tomorrow')

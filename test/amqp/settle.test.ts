@@ -26,7 +26,7 @@ async function counts(broker: AmqpBroker, queue: string, ready: number, unacked:
       const { json } = await broker.request('GET', `/queues/${queue}`)
       return json.messages.ready === ready && json.messages.unacked === unacked
     },
-    { what: `${ready} ready and ${unacked} unacked in ${queue}`, timeoutMs: 5_000 },
+    { what: `${ready} ready and ${unacked} unacked in ${queue}` },
   )
 }
 

@@ -55,7 +55,7 @@ export interface Door {
   /** A fanout exchange bound to a new queue: somewhere for dead letters. */
   deadLetterExchange(exchange: string, queue: string): Promise<void>
   publish(queue: string, body: string, options?: Publish): Promise<Published>
-  /** Up to `max` (100) messages, waiting up to `waitMs` (5 s) for the first. */
+  /** Up to `max` (100) messages, waiting up to `waitMs` (10 s) for the first. */
   take(queue: string, options?: Take): Promise<Delivery[]>
   settle(queue: string, delivery: Delivery, settlement: Settlement): Promise<string>
   /** Before the broker stops. */
@@ -139,7 +139,7 @@ export function httpDoor(broker: TestBroker, vhost: string = broker.vhost): Door
       assert.equal(status, 200, text)
       return json.duplicate ? 'duplicate' : json.routed ? 'stored' : 'unroutable'
     },
-    async take(queue, { max = 100, waitMs = 5_000, leaseMs = 30_000, consumer } = {}) {
+    async take(queue, { max = 100, waitMs = 10_000, leaseMs = 30_000, consumer } = {}) {
       const options = { max, waitMs, leaseMs, consumer }
       return (await ask('POST', `/queues/${queue}/leases`, options, 200)).messages
     },
@@ -179,7 +179,7 @@ function publishHeaders(options: Publish, routingKey: string): Record<string, st
 export const bodies = (deliveries: readonly Delivery[]): string[] =>
   deliveries.map(({ body }) => body)
 
-/** Takes one message; fails when there is none within 5 s. */
+/** Takes one message; fails when there is none within 10 s. */
 export async function takeOne(door: Door, queue: string, options: Take = {}): Promise<Delivery> {
   const [delivery] = await door.take(queue, { ...options, max: 1 })
   return delivery ?? assert.fail(`nothing came from ${queue}`)

@@ -18,7 +18,7 @@ async function publish(broker: TestBroker, body: Buffer | string, headers = {}) 
 }
 
 async function leaseOne(broker: TestBroker, query = '') {
-  const { json, text } = await broker.request('POST', leases + query, { body: { waitMs: 5_000 } })
+  const { json, text } = await broker.request('POST', leases + query, { body: { waitMs: 10_000 } })
   return json.messages[0] ?? assert.fail(text)
 }
 
@@ -90,7 +90,7 @@ test('a message whose properties are malformed is delivered with a note', async 
   const settlements = [{ token: message.token, outcome: 'dead-letter', reason: 'odd' }]
   await broker.request('POST', '/queues/q/settlements', { body: { settlements } })
   const dead = await broker.request('POST', '/queues/amq.dead-letters/leases', {
-    body: { waitMs: 5_000 },
+    body: { waitMs: 10_000 },
   })
   assert.equal(dead.json.messages[0].body, 'x')
 })

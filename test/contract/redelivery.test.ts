@@ -12,7 +12,7 @@ function pollWaits({ broker }: Door, base: string): Promise<unknown> {
   const waits = async () => (await broker.deps.store.redis.exists(`${base}waiting`)) === 1
   return waitFor(waits, { what: 'the poll to wait' })
 }
-const SHORT = { leaseMs: 1_000 }
+const SHORT = { leaseMs: 1_500 }
 
 promise('a first delivery says so, and a message settled is gone', async (door) => {
   await door.declare('q')

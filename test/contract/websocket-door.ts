@@ -32,7 +32,7 @@ export function webSocketDoor(broker: TestBroker, http: Door, peer: WsPeer): Doo
       if (answer?.type !== 'published') throw new Error(JSON.stringify(answer))
       return answer['duplicate'] ? 'duplicate' : answer['routed'] ? 'stored' : 'unroutable'
     },
-    async take(queue, { max = 100, waitMs = 5_000 } = {}) {
+    async take(queue, { max = 100, waitMs = 10_000 } = {}) {
       const consumer = `c${++consumers}`
       await peer.ask({ type: 'consume', consumer, queue, credit: max }, 'consuming')
       const got = () =>

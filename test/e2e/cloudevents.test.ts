@@ -30,7 +30,7 @@ async function withQueue(t: Parameters<typeof withBroker>[0]): Promise<TestBroke
 /** Leases one message as a CloudEvent, as the SDK reads the answer. */
 async function leaseEvent(broker: TestBroker, mode: string) {
   const path = `/queues/q/leases?events=${mode}`
-  const { headers, text, status } = await broker.request('POST', path, { body: { waitMs: 5_000 } })
+  const { headers, text, status } = await broker.request('POST', path, { body: { waitMs: 10_000 } })
   assert.equal(status, 200, text)
   const read = HTTP.toEvent({ headers: Object.fromEntries(headers), body: text })
   return (Array.isArray(read) ? read[0] : read) as CloudEvent<unknown>

@@ -40,7 +40,7 @@ async function work(broker: AmqpBroker): Promise<void> {
     await post(`/queues/${queue}/messages`, 'x')
   }
   const settle = async (outcome: object) => {
-    const { messages } = await post('/queues/q/leases', { waitMs: 5_000 })
+    const { messages } = await post('/queues/q/leases', { waitMs: 10_000 })
     await post('/queues/q/settlements', { settlements: [{ token: messages[0].token, ...outcome }] })
   }
   await settle({ outcome: 'extend', leaseMs: 1_000 })

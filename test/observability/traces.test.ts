@@ -111,7 +111,7 @@ test('an HTTP request gives its trace to its message: retry, dead letter, redriv
   })
   assert.equal(published.status, 200, published.text)
   const lease = async (headers: Record<string, string> = {}) => {
-    const body = { max: 1, waitMs: 5_000 }
+    const body = { max: 1, waitMs: 10_000 }
     const answer = await broker.request('POST', '/queues/q/leases', { body, headers })
     return answer.json.messages[0]
   }
@@ -200,7 +200,7 @@ test('an event of CloudEvents brings its trace as an extension, and takes it alo
   })
   assert.equal(status, 200, text)
   const leased = await broker.request('POST', '/queues/q/leases?events=structured', {
-    body: { max: 1, waitMs: 5_000 },
+    body: { max: 1, waitMs: 10_000 },
   })
   assert.equal(leased.json.traceparent, SAMPLED)
   const spans = await sink.expect('publish amq.default', 'deliver q')

@@ -53,7 +53,7 @@ interface PeerMessage<N extends MethodName> {
   readonly body: Buffer
 }
 
-const FRAME_WAIT_MS = 5_000
+const FRAME_WAIT_MS = 10_000
 
 /** A frame of any type with any payload. */
 export function rawFrame(type: number, channel: number, payload: Buffer): Buffer {
@@ -135,7 +135,7 @@ export class AmqpPeer {
     )
   }
 
-  /** The next frame; fails when the socket closes first, or nothing comes within 5 s. */
+  /** The next frame; fails when the socket closes first, or nothing comes within 10 s. */
   async next(): Promise<PeerFrame> {
     if (!(await this.#arrives(() => this.#frames.length > 0))) {
       throw new Error('the server hung up before the next frame')

@@ -81,7 +81,7 @@ export class Vhost {
   }
 
   async lease(queue: string, options: Readonly<Record<string, unknown>> = {}): Promise<Leased[]> {
-    const body = { max: 100, waitMs: 5_000, ...options }
+    const body = { max: 100, waitMs: 10_000, ...options }
     const answer = await this.delivery('POST', `/queues/${queue}/leases`, { body })
     assert.equal(answer.status, 200, answer.text)
     return answer.json.messages

@@ -49,7 +49,7 @@ export class WsPeer {
     this.socket.send(typeof frame === 'string' ? frame : JSON.stringify(frame))
   }
 
-  /** Takes the first frame that fits; fails when none comes within 5 s. */
+  /** Takes the first frame that fits; fails when none comes within 10 s. */
   async next(type: string, fits: (frame: Frame) => boolean = () => true): Promise<Frame> {
     const at = () => this.frames.findIndex((frame) => frame.type === type && fits(frame))
     const found = () => at() >= 0

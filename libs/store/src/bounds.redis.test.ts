@@ -71,7 +71,7 @@ test('a thousand expired messages at the head hold up no consumer', async (t) =>
   const { queue } = await openTestQueue(t)
   await many(queue, 3_000, { ttlMs: 1 })
   await publish(queue, 'alive')
-  const [message] = await queue.lease({ max: 1, leaseMs: 1_000, waitMs: 5_000, consumer: 'c' })
+  const [message] = await queue.lease({ max: 1, leaseMs: 1_000, waitMs: 10_000, consumer: 'c' })
   assert.equal(String(message?.record.body), 'alive')
   assert.equal((await queue.stats()).expired, 3_000)
 })

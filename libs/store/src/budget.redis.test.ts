@@ -209,5 +209,5 @@ test('permits of a process that died come back', async (t) => {
   const limits = { ...NO_LIMITS, concurrency: 3 }
   assert.equal((await one!.borrow(limits, { ...ASK, permits: 3 })).permits, 3)
   const free = async () => (await other!.borrow(limits, { ...ASK, permits: 3 })).permits === 3
-  await waitFor(free, { what: 'its permits', timeoutMs: 7_000 })
+  await waitFor(free, { what: 'its permits', timeoutMs: 20_000 })
 })

@@ -152,8 +152,7 @@ test('nothing is admitted while the next one has waited too long', async (t) => 
   const process = await openTestQueue(t)
   for (const fair of [true, false]) {
     const strict = room(process, { oldestMs: 60, fair })
-    assert.deepEqual(await enter(strict, { body: 'old' }), ['stored'])
-    assert.deepEqual(await enter(strict, { body: 'young' }), ['stored'])
+    assert.deepEqual(await enter(strict, { body: 'old' }, { body: 'young' }), ['stored', 'stored'])
     await pass(process.store, 80)
     assert.deepEqual(await enter(strict, { body: 'late' }), ['full'])
     await takeAll(process)
