@@ -8,11 +8,13 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { type TestContext, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { privateRedis } from '@sluice/testkit'
+import { privateRedis, waitFor } from '@sluice/testkit'
 import { deploy } from '../support/deployment.ts'
 import { PASSWORD } from '../support/http.ts'
 
 const MAIN = fileURLToPath(new URL('../../services/all-in-one/src/main.ts', import.meta.url))
+/** Each look is a command: a process that starts. */
+const COMMANDS_MS_MAX = 60_000
 
 interface Outcome {
   readonly code: number
@@ -95,7 +97,8 @@ test('dead letters are shown and redriven, schedules set, the doctor asked', asy
   )
   await done('declare queue dead')
   await done('publish work late')
-  while (!(await done('dead-letters dead')).includes('expired'));
+  const died = async () => (await done('dead-letters dead')).includes('expired')
+  await waitFor(died, { what: 'the dead letter', timeoutMs: COMMANDS_MS_MAX })
   assert.match(await done('redrive dead'), /^1 back in their queues, 0 left/)
 
   await done('schedules set beat tick --every 60000 -k work')
@@ -172,7 +175,8 @@ test('dead letters are searched, edited and redriven by jobs that are told what 
     const out = await done(`dead-letters dead -n 100 --json ${filter}`.trimEnd())
     return out === '' ? [] : lines(out).map((line) => JSON.parse(line))
   }
-  while ((await search('')).length < 62);
+  const all = async () => (await search('')).length === 62
+  await waitFor(all, { what: 'the dead letters', timeoutMs: COMMANDS_MS_MAX })
 
   const bodies = async (filter: string) => (await search(filter)).map(({ body }) => body)
   assert.deepEqual(await bodies('--header team=red'), ['one', 'two'])
@@ -216,7 +220,8 @@ test('dead letters are searched, edited and redriven by jobs that are told what 
     lines(await done('redrive jobs dead --json'))
       .map((line) => JSON.parse(line))
       .find((job) => job.id === id)
-  while ((await status()).state !== 'cancelled');
+  const ended = async () => (await status()).state === 'cancelled'
+  await waitFor(ended, { what: 'the end of the job', timeoutMs: COMMANDS_MS_MAX })
   const { redriven, skipped, perSecond } = await status()
   assert.deepEqual([(await search('')).length, skipped, perSecond], [58 - redriven, 0, 2])
   assert.equal((await sluice(`redrive cancel ${id} dead`)).code, 1, 'it has ended')
