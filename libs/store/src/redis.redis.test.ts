@@ -56,6 +56,6 @@ test('a connection to a cluster that ends while it looks who is there looks no m
     await ended
     one.refreshSlotsCache = () => void looks.push(one.status)
   }
-  await sleep(2_500) // two looks
+  await sleep(1_250) // two looks
   assert.deepEqual(looks, [])
 })
