@@ -64,7 +64,7 @@ test('no. 46, 52, 74: of a process that died, queues that were its alone go, and
     services: ['delivery'],
     name: 'dying',
   })
-  const port = Number(new URL(dying.doors['amqp']!.replace('amqp:', 'http:')).port)
+  const port = Number(new URL(dying.doors['amqp']!).port)
   const peer = await AmqpPeer.connect(port)
   t.after(() => peer.close())
   await peer.login({ user: 'admin', password: PASSWORD, vhost: broker.vhost })

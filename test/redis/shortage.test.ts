@@ -64,7 +64,7 @@ async function overHttp(broker: TestBroker, told: Set<string>): Promise<void> {
 
 /** A client that stops when it is told to, as those of RabbitMQ do. */
 async function overAmqp(broker: TestBroker, told: Set<string>): Promise<void> {
-  const { host } = new URL(broker.doors['amqp']!.replace('amqp:', 'http:'))
+  const { host } = new URL(broker.doors['amqp']!)
   const login = `admin:${encodeURIComponent(PASSWORD)}`
   const connection = await connect(`amqp://${login}@${host}/${encodeURIComponent(broker.vhost)}`)
   let room = Promise.resolve()

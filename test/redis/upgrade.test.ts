@@ -73,7 +73,7 @@ async function leave(deployment: Deployment): Promise<void> {
   await waitFor(async () => (await vhost.counts('amq.dead-letters'))['ready'] === 1)
   assert.equal((await vhost.lease('leased')).length, NAMES.length)
   const [broker] = deployment.processes
-  const { port } = new URL(broker!.doors['amqp']!.replace('amqp:', 'http:'))
+  const { port } = new URL(broker!.doors['amqp']!)
   const url = `amqp://admin:${encodeURIComponent(PASSWORD)}@127.0.0.1:${port}/${VHOST}`
   const connection = await connect(url)
   connection.on('error', () => {}) // the broker is killed

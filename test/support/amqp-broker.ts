@@ -55,7 +55,7 @@ export async function withAmqp(t: TestContext, options: BrokerOptions = {}): Pro
     for (const peer of peers) await peer.close()
   })
   const broker = await withBroker(t, options)
-  const amqpPort = Number(new URL(broker.doors['amqp']!.replace('amqp:', 'http:')).port)
+  const amqpPort = Number(new URL(broker.doors['amqp']!).port)
   const client = async (login: LoginOptions = {}) => {
     const peer = await AmqpPeer.connect(amqpPort)
     peers.push(peer)
