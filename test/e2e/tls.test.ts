@@ -134,7 +134,7 @@ test('a new certificate is used without a restart; half of one changes nothing',
   await new Promise((resolve) => setTimeout(resolve, 6_000))
   assert.deepEqual(await names(), before)
   put('client')
-  await waitFor(async () => (await names()).join() === 'admin,admin', { timeoutMs: 10_000 })
+  await waitFor(async () => (await names()).join() === 'admin,admin', { timeoutMs: 20_000 })
 })
 
 test('with TLS only, nothing is said in the clear', async (t) => {

@@ -5,8 +5,12 @@ import { privateSentinel, type RedisGroup, waitFor } from '@sluice/testkit'
 import { openStore, QUEUE_SETTINGS_DEFAULT } from './index.ts'
 import { publish } from './test-queue.ts'
 
+const FAILOVER_MS_MAX = 30_000
+
 async function openQueue(t: Parameters<typeof privateSentinel>[0], { url }: RedisGroup) {
-  const store = await openStore({ url, report: () => {} }) // the heartbeat, while nobody serves
+  const appendTimeoutMs = FAILOVER_MS_MAX // a failover on a busy machine takes its time
+  // The heartbeat fails while nobody serves.
+  const store = await openStore({ url, appendTimeoutMs, report: () => {} })
   t.after(() => store.close())
   const queue = store.queue('/', 'q', 1, QUEUE_SETTINGS_DEFAULT)
   await queue.create()
@@ -23,7 +27,7 @@ test('an answer of a primary that was replaced meanwhile is not believed', async
   before!.pause()
   const published = publish(queue, 'b')
   const after = await waitFor(async () => (await group.primaries()).find((one) => one !== before), {
-    timeoutMs: 30_000,
+    timeoutMs: FAILOVER_MS_MAX,
   })
   before!.cont()
   assert.deepEqual(await published, ['stored'])
