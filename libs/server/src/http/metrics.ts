@@ -38,7 +38,7 @@ export function metricsRoutes({ metrics, store, topology }: Deps): Route[] {
       ? await metrics.readQueues(perObject ? QUEUES_MEASURED_MAX : QUEUES_SUMMED_MAX)
       : []
     const { table } = topology
-    const all = table.vhosts().reduce((sum, vhost) => sum + table.queues(vhost).length, 0)
+    const all = table.vhosts().reduce((sum, vhost) => sum + table.queueCount(vhost), 0)
     const families = rabbitmqFamilies(metrics, {
       ...{ queues, perObject, version: version(), node: `sluice@${slot.name}` },
       queueCount: tellsQueues ? all : 0,
