@@ -17,7 +17,7 @@ export async function runSuite(
   const args = ['--test', '--test-concurrency=2', '--test-timeout=120000', ...files]
   const options = { env: { ...env, ...variables }, detached: true } // as a group
   const child = spawn(process.execPath, args, options)
-  const end = () => child.exitCode ?? process.kill(-child.pid!, 'SIGKILL')
+  const end = () => child.exitCode ?? child.signalCode ?? process.kill(-child.pid!, 'SIGKILL')
   const late = setTimeout(end, msMax)
   t.after(end)
   let said = ''
