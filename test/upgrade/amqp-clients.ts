@@ -10,6 +10,8 @@ const PREFETCH = 10
 const AGAIN_MS = 50
 /** How a process ends connections when it stops. */
 const CONNECTION_FORCED = 320
+/** And those that have only just begun. */
+const CUT_SHORT = /during opening handshake|ECONNRESET/
 
 interface Session {
   readonly connection: ChannelModel
@@ -70,7 +72,7 @@ class Connection {
         return { connection, channel, closed: closing.promise, isClosed: () => isClosed }
       } catch (error) {
         await sleep(AGAIN_MS) // the reason may come behind its effect
-        if (!isClosed) this.#failed(error)
+        if (!isClosed && !CUT_SHORT.test(String(error))) this.#failed(error)
       }
     }
     return undefined

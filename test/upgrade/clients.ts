@@ -169,6 +169,7 @@ async function publish(
       ledger.sent(body)
       try {
         if (await send(exchange, queue, body, options)) ledger.confirmed(body)
+        else ledger.uncertain(body)
       } catch (error) {
         ledger.complain(`publishing ${body}: ${error}`)
       }

@@ -40,6 +40,10 @@ export class Ledger {
   /** When each was sent, ms of the monotonic clock. */
   readonly #sentAt = new Map<string, number>()
   readonly #confirmed = new Set<string>()
+  /** Sent, and whether they are stored is not known. */
+  readonly #uncertain = new Set<string>()
+  /** Came without being marked as delivered before. */
+  readonly #first = new Set<string>()
   /** How often each came. */
   readonly #came = new Map<string, number>()
   /** Confirmed, and did not come. */
@@ -58,6 +62,11 @@ export class Ledger {
     if (!this.#came.has(body)) this.#missing.add(body)
   }
 
+  /** It may be stored yet, behind what its publisher sends after it. */
+  uncertain(body: string): void {
+    this.#uncertain.add(body)
+  }
+
   came(body: string, redelivered: boolean): void {
     const [queue, , number] = body.split(' ')
     const sentAt = this.#sentAt.get(body)
@@ -65,11 +74,15 @@ export class Ledger {
     this.#came.set(body, times + 1)
     this.#missing.delete(body)
     if (sentAt === undefined) this.complain(`${body} came, and nobody sent it`)
-    if (times > 0 && !redelivered) this.complain(`${body} came again and does not say so`)
+    // Over two sockets the second delivery may be read before the first.
+    if (!redelivered && this.#first.has(body)) {
+      this.complain(`${body} came again and does not say so`)
+    }
+    if (!redelivered) this.#first.add(body)
     if (queue === 'later' && performance.now() < (sentAt ?? 0) + DELAY_MS - CLOCK_MS) {
       this.complain(`${body} came before its delay was over`)
     }
-    if (queue !== 'keyed' || times > 0) return
+    if (queue !== 'keyed' || times > 0 || this.#uncertain.has(body)) return
     const last = this.#last.get(keyOf(body)) ?? -1
     if (Number(number) < last) this.complain(`${body} came after ${last} of its key`)
     this.#last.set(keyOf(body), Number(number))

@@ -148,7 +148,7 @@ class Broker {
   }
 }
 
-const portOf = (url: string) => Number(new URL(url.replace('amqp:', 'http:')).port)
+const portOf = (url: string) => Number(new URL(url).port)
 
 /** Everything came, all that failed is dead, and nothing is left. */
 async function settled(vhost: Vhost, ledger: Ledger): Promise<void> {
