@@ -28,6 +28,8 @@ export interface RedisGroup {
   readonly url: string
   /** Servers that keep data; which of them are primaries changes. */
   readonly servers: readonly Member[]
+  /** None in a cluster. */
+  readonly sentinels: readonly PrivateRedis[]
   /** Those that are primaries at the moment, as the sentinels or most nodes see it. */
   primaries(): Promise<Member[]>
   /** The fewest replicas in step that one of them has. */
@@ -99,7 +101,8 @@ export async function privateSentinel(
   const whole = () => until(isWhole)
   await whole()
   const hosts = sentinels.map(({ port }) => `127.0.0.1:${port}`).join(',')
-  return { url: `redis+sentinel://${hosts}/${MASTER}`, servers, primaries, replicas, whole }
+  const url = `redis+sentinel://${hosts}/${MASTER}`
+  return { url, servers, sentinels, primaries, replicas, whole }
 }
 
 /** Primaries with a replica each, the slots spread evenly. */
@@ -165,7 +168,7 @@ export async function privateCluster(
   const whole = () => until(isWhole)
   await whole()
   const hosts = servers.map(({ port }) => `127.0.0.1:${port}`).join(',')
-  return { url: `redis+cluster://${hosts}`, servers, primaries, replicas, whole }
+  return { url: `redis+cluster://${hosts}`, servers, sentinels: [], primaries, replicas, whole }
 }
 
 /** A server behind a gate of the network. */
