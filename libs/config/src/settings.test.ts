@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { renderConfiguration, renderHelmEnv } from './render.ts'
-import { loadConfig, maskedConfig, SETTINGS } from './settings.ts'
+import { COMMAND_VARIABLES, loadConfig, maskedConfig, SETTINGS } from './settings.ts'
 
 const REDIS_URL = 'redis://127.0.0.1:6379'
 
@@ -34,6 +35,33 @@ test('a SLUICE_ variable that does not exist is an error, so that a typo is not 
     () => loadConfig({ REDIS_URL, SLUICE_HTPP_PORT: '1' }),
     /SLUICE_HTPP_PORT: there is no/,
   )
+})
+
+test('what the commands read is no error where a broker is started from the same shell', () => {
+  const cli = new URL('../../cli/src/profile.ts', import.meta.url)
+  const read = [...readFileSync(cli, 'utf8').matchAll(/\bSLUICE_(?!DATA_DIR)[A-Z]+\b/g)]
+  assert.deepEqual(new Set(read.map(([name]) => name)), new Set(COMMAND_VARIABLES))
+  const env = Object.fromEntries(COMMAND_VARIABLES.map((name) => [name, 'x']))
+  assert.equal(loadConfig({ REDIS_URL, ...env }).httpPort, 8080)
+})
+
+test('an error says what a value must be', () => {
+  for (const [name, value, message] of [
+    ['SLUICE_HTTP_PORT', 'http', 'must be a number'],
+    ['SLUICE_HTTP_PORT', '80.5', 'must be a whole number'],
+    ['SLUICE_HTTP_PORT', '70000', 'must be at most 65535'],
+    ['SLUICE_DRAIN_MS', '-1', 'must be at least 0'],
+    ['SLUICE_ADMIN_PASSWORD', 'short', 'must have at least 8 characters'],
+    ['SLUICE_LOG_LEVEL', 'loud', 'must be one of trace, debug, info, warn, error, fatal, silent'],
+    ['SLUICE_TLS_ONLY', 'perhaps', 'must be one of true, '],
+    ['SLUICE_DURABILITY', 'disk', 'must be memory, fsync or replicas=<1..99>'],
+  ] as const) {
+    assert.throws(
+      () => loadConfig({ REDIS_URL, [name]: value }),
+      (error: Error) => error.message.includes(`${name}: ${message}`),
+      name,
+    )
+  }
 })
 
 test('an error never repeats a value: it may be a secret', () => {

@@ -362,6 +362,17 @@ export type Config = { readonly [K in Key]: z.output<(typeof SETTINGS)[K]['schem
 
 const PREFIX = 'SLUICE_'
 
+/** What the commands read (libs/cli): one shell may start a broker and talk to it. */
+export const COMMAND_VARIABLES: readonly string[] = [
+  'SLUICE_URL',
+  'SLUICE_USER',
+  'SLUICE_PASSWORD',
+  'SLUICE_TOKEN',
+  'SLUICE_VHOST',
+  'SLUICE_PROFILE',
+  'SLUICE_PROFILES',
+]
+
 /**
  * Reads and checks all settings; an empty variable counts as unset. Throws one Error that names
  * everything wrong, and never a value: also a SLUICE_ variable that does not exist, a typo.
@@ -370,16 +381,37 @@ export function loadConfig(env: Readonly<Record<string, string | undefined>>): C
   const config: Record<string, unknown> = {}
   const wrong: string[] = []
   for (const [key, { env: name, schema }] of Object.entries(SETTINGS)) {
-    const parsed = schema.safeParse(env[name] || undefined)
+    const parsed = schema.safeParse(env[name] || undefined, { error: said })
     if (parsed.success) config[key] = parsed.data
     else wrong.push(`${name}: ${parsed.error.issues[0]?.message}`)
   }
   const known = new Set<string>(Object.values(SETTINGS).map((setting) => setting.env))
+  for (const name of COMMAND_VARIABLES) known.add(name)
   for (const name of Object.keys(env)) {
-    if (name.startsWith(PREFIX) && !known.has(name)) wrong.push(`${name}: there is no such setting`)
+    if (name.startsWith(PREFIX) && !known.has(name)) {
+      wrong.push(`${name}: there is no such setting; docs/configuration.md has all of them`)
+    }
   }
   if (wrong.length > 0) throw new Error(`The configuration is wrong:\n  ${wrong.join('\n  ')}`)
   return Object.freeze(config) as Config
+}
+
+/** What a value must be, where its schema does not say so itself. */
+function said(issue: z.core.$ZodRawIssue): string | undefined {
+  switch (issue.code) {
+    case 'invalid_type':
+      return `must be a ${issue.expected === 'int' ? 'whole number' : issue.expected}`
+    case 'too_small':
+      return issue.origin === 'string'
+        ? `must have at least ${issue.minimum} characters`
+        : `must be at least ${issue.minimum}`
+    case 'too_big':
+      return `must be at most ${issue.maximum}`
+    case 'invalid_value':
+      return `must be one of ${issue.values.join(', ')}`
+    default:
+      return undefined
+  }
 }
 
 /** The settings by their variables, for the log: secrets as `***`. */

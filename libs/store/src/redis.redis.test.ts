@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { freePort, type PrivateRedis, privateCluster, privateRedis, waitFor } from '@sluice/testkit'
 import type { Cluster } from 'ioredis'
 import { connect } from './redis.ts'
+import { openStore } from './store.ts'
 
 async function open(t: TestContext, server: PrivateRedis, role: 'work' | 'writes') {
   const redis = await connect(server, role)
@@ -39,6 +40,49 @@ test('a cluster that serves nobody is given up', { timeout: 20_000 }, async (t) 
   const { port } = await privateRedis(t, { aof: false, args })
   const url = `redis+cluster://127.0.0.1:${port}`
   await assert.rejects(connect({ url }, 'work'), { code: 'store_unavailable' })
+})
+
+test('whoever names a Redis that will not do is told what is wrong', async (t) => {
+  const [server, sentinel] = [await privateRedis(t, { aof: false }), await freePort()]
+  const at = `127.0.0.1:${server.port}`
+  const node = await privateRedis(t, {
+    aof: false,
+    args: ['--cluster-enabled', 'yes', '--cluster-port', String(await freePort())],
+  })
+  const said = async (url: string) => {
+    const error = await openStore({ url, report: () => {} }).then(
+      () => assert.fail(`${url} will do`),
+      (error: Error & { code: string }) => error,
+    )
+    assert.equal(error.code, 'store_unavailable', error.message)
+    return error.message
+  }
+  const all = await Promise.all([
+    said(`redis://${at}/99`),
+    said(`redis+cluster://${at}`),
+    said(`redis+sentinel://${at}/main`),
+    said(`redis+sentinel://127.0.0.1:${sentinel}/main`),
+    said(`redis://127.0.0.1:${sentinel}`),
+    said(`redis://127.0.0.1:${node.port}`),
+  ])
+  for (const [index, wanted] of [
+    /cannot be used: .*DB index/, // and not used as number 0
+    /is no cluster/,
+    /knows a primary 'main': .*unknown command/,
+    /knows a primary 'main': ./,
+    /127\.0\.0\.1:\d+ \(REDIS_URL\) cannot be used: .*ECONNREFUSED/,
+    /is part of a cluster/,
+  ].entries()) {
+    assert.match(all[index]!, wanted)
+  }
+  const redis = await connect(server, 'work')
+  assert.equal(await redis.dbsize(), 0)
+  await redis.config('SET', 'requirepass', 'of-redis')
+  redis.disconnect()
+  assert.match(await said(`redis://${at}`), /wants a password/)
+  const wrong = await said(`redis://:not-this@${at}`)
+  assert.match(wrong, /refuses the user or the password/)
+  assert.doesNotMatch(wrong, /not-this/)
 })
 
 test('a connection to a cluster that ends while it looks who is there looks no more', async (t) => {

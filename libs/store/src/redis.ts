@@ -84,9 +84,45 @@ export async function connect(target: RedisTarget, role: keyof typeof ROLES): Pr
   })
   await Promise.race([connecting, sleep(CONNECT_MS_MAX, undefined, { ref: false })])
   while (redis.status !== 'ready' && Date.now() < deadline) await sleep(50)
-  if (redis.status === 'ready') return redis
+  if (redis.status === 'ready') return await inDatabase(redis, parseRedisUrl(target.url).db)
   redis.disconnect()
-  throw unavailable(last ?? new Error('no answer'))
+  throw unavailable(last ?? new Error(target.url.startsWith('rediss') ? 'no answer to TLS' : 'no answer'))
+}
+
+/** The client goes on where its database is refused: in number 0, which may be somebody else's. */
+async function inDatabase(redis: Redis, db: number): Promise<Redis> {
+  try {
+    if (db !== 0) await redis.select(db)
+    return redis
+  } catch (error) {
+    redis.disconnect()
+    throw unavailable(error)
+  }
+}
+
+/**
+ * What whoever starts a process is told when Redis was not reached: where it was looked for and
+ * what came of it. Not for callers, whom no address of ours concerns.
+ */
+export function notReached({ url }: RedisTarget, error: unknown): unknown {
+  const cause = error instanceof BrokerError ? error.cause : error
+  if (!(cause instanceof Error)) return error // it says itself what to change
+  const { kind, hosts } = parseRedisUrl(url)
+  const list = hosts.map(({ host, port }) => `${host}:${port}`).join(', ')
+  const where = `${kind === 'sentinel' ? 'behind the sentinels' : 'at'} ${list}`
+  const { message } =
+    'lastNodeError' in cause && cause.lastNodeError instanceof Error ? cause.lastNodeError : cause
+  const said = (text: string) => new BrokerError('store_unavailable', text, { cause })
+  if (message.startsWith('NOAUTH')) {
+    return said(`Redis ${where} wants a password: REDIS_URL has it before an @.`)
+  }
+  if (message.startsWith('WRONGPASS')) {
+    return said(`Redis ${where} refuses the user or the password in REDIS_URL.`)
+  }
+  if (message.includes('cluster support disabled')) {
+    return said(`Redis ${where} is no cluster: begin REDIS_URL with redis:// instead.`)
+  }
+  return said(`Redis ${where} (REDIS_URL) cannot be used: ${message}`)
 }
 
 function open(target: RedisTarget, role: keyof typeof ROLES): Redis {
@@ -257,6 +293,8 @@ export interface ServerState {
   readonly version: string
   /** Redis reports its own 7.x compatibility for Valkey; this is the product's name. */
   readonly product: 'Redis' | 'Valkey'
+  /** standalone, sentinel or cluster; '' when the server does not tell. */
+  readonly mode: string
   readonly usedMemory: number
   /** 0 = no limit. */
   readonly maxMemory: number
@@ -290,6 +328,7 @@ function weaker(a: ServerState, b: ServerState): ServerState {
   return {
     version: older.version,
     product: older.product,
+    mode: older.mode,
     usedMemory: fuller.usedMemory,
     maxMemory: fuller.maxMemory,
     evictionPolicy: a.evictionPolicy === 'noeviction' ? b.evictionPolicy : a.evictionPolicy,
@@ -321,6 +360,7 @@ async function readNodeState(redis: Redis): Promise<ServerState> {
   return {
     version: valkey || field('redis_version'),
     product: valkey ? 'Valkey' : 'Redis',
+    mode: field('redis_mode') || field('server_mode'),
     usedMemory: Number(field('used_memory')),
     maxMemory: Number(field('maxmemory')),
     evictionPolicy: field('maxmemory_policy'),

@@ -40,6 +40,8 @@ export class Sentinels {
   #asked: Redis[] = []
   #heard: Redis[] = []
   #timer: NodeJS.Timeout | undefined
+  /** Why the last of them that knows no primary does not; for whoever reads an error. */
+  why = ''
 
   constructor(options: SentinelsOptions) {
     this.options = options
@@ -76,7 +78,8 @@ export class Sentinels {
             if (newest === undefined || answer.epoch > newest.epoch) newest = answer
             settle()
           },
-          () => {
+          (error: Error) => {
+            this.why = error.message
             silent++
             settle()
           },
@@ -163,7 +166,7 @@ export function connectorTo(sentinels: Sentinels): NonNullable<RedisOptions['Con
         const primary = await sentinels.primary()
         if (!this.connecting) break
         if (primary !== undefined) return this.#connectTo(primary)
-        emit('error', new Error(`No sentinel that answers knows a primary '${name}'.`))
+        emit('error', new Error(`No sentinel that answers knows a primary '${name}': ${sentinels.why}`))
         await sleep(retryStrategy(attempt))
       }
       throw new Error('Connection is closed.') // told to end meanwhile

@@ -18,6 +18,8 @@ import { QueueStore } from './queue-store.ts'
 import { decodeRecord, type MessageRecord, SIZE_BYTES } from './record.ts'
 import {
   connect,
+  isCluster,
+  notReached,
   type RedisTarget,
   readServerState,
   type ServerState,
@@ -73,18 +75,30 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     }
     const [writes, work, subscriber] = connections as [Redis, Redis, Redis]
     const state = await readServerState(work)
-    checkServer(state, options.allowEviction ?? false)
+    checkServer(state, options, isCluster(work))
     await checkFormat(work)
     const store = new Store(options, { writes, work, subscriber }, state)
     await store.slot.open()
     return store
   } catch (error) {
     for (const connection of connections) connection.disconnect()
-    throw unavailable(error)
+    throw notReached(options, error)
   }
 }
 
-function checkServer(state: ServerState, allowEviction: boolean): void {
+function checkServer(
+  state: ServerState,
+  { allowEviction = false }: StoreOptions,
+  asCluster: boolean,
+): void {
+  if (state.mode === 'sentinel' || (state.mode === 'cluster' && !asCluster)) {
+    throw new BrokerError(
+      'store_unavailable',
+      state.mode === 'sentinel'
+        ? 'This is a sentinel: REDIS_URL must be like redis+sentinel://host:26379/mymaster.'
+        : 'This Redis is part of a cluster: begin REDIS_URL with redis+cluster://.',
+    )
+  }
   if (Number.parseInt(state.version, 10) < VERSION_MIN) {
     throw new BrokerError(
       'store_unavailable',

@@ -49,7 +49,8 @@ export async function serve(): Promise<number> {
     if (unknown !== undefined) return await runCommand([unknown], WORDS) // which says so
     chosen = choose(positionals)
   } catch (error) {
-    process.stderr.write(`sluice: ${(error as Error).message}\n\n${HELP}`)
+    const [said] = (error as Error).message.split('. ') // then follows how to escape it
+    process.stderr.write(`sluice: ${said}\n\n${HELP}`)
     return 2
   }
   try {

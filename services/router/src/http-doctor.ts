@@ -145,7 +145,7 @@ function ofQueues(queues: readonly Looked[]): Finding[] {
       : {
           level: 'warn',
           what: 'consumers',
-          found: `none is attached where ${count(idle)} messages wait: ${names(idle)}`,
+          found: `none is attached where messages wait (${count(idle)}): ${names(idle)}`,
           remedy: 'start one, unless they lease over HTTP',
         },
   ]

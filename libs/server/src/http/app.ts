@@ -61,7 +61,7 @@ export function httpApp(options: AppOptions): Express {
   }
   app.use((req) => {
     const unescaped = req.path.startsWith('/v1/vhosts//')
-    const hint = unescaped ? ' The vhost / is written %2F in a path.' : ''
+    const hint = unescaped ? ' The vhost / is written %2F in a path.' : ' /docs has what there is.'
     throw new BrokerError('not_found', `There is nothing at ${req.path}.${hint}`)
   })
   app.use(problems(options.report))

@@ -55,7 +55,7 @@ export function docsPage(document: Json): string {
 <link rel="stylesheet" href="/docs.css"></head><body>
 <header><h1>Sluice HTTP API</h1>
 <nav>${links.join(' ')} <a href="/openapi.json">openapi.json</a></nav></header>
-<main><p>Every request carries the admin credential, as <code>Basic</code> or <code>Bearer</code>. A
+<main><p>Every request carries a credential, as <code>Basic</code> or <code>Bearer</code>. A
 virtual host <code>/</code> is <code>%2F</code> in a path. A refusal is
 <code>application/problem+json</code>; its <code>title</code> is a stable code. At most
 ${limits.HTTP_HEADERS_MAX} headers with ${limits.HTTP_HEADER_BYTES_MAX} bytes in all, and
