@@ -38,6 +38,7 @@ const started = performance.now()
 let current: ReturnType<typeof spawn> | undefined
 let interrupted = false
 const failed: string[] = []
+let steps = 0
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.on(signal, () => {
     interrupted = true
@@ -52,6 +53,7 @@ async function main(): Promise<number> {
     if (kind === 'check') await check()
     else await withSharedRedis(runKind)
     report()
+    if (steps === 0) throw new Error(`No file has ${filters.join(' or ')} in its path.`)
     return failed.length === 0 ? 0 : 1
   } catch (error) {
     report()
@@ -139,6 +141,7 @@ async function step(
   const seconds = ((performance.now() - begun) / 1_000).toFixed(1)
   const outcome = code === 0 ? 'passed' : `failed (${signal ?? `exit code ${code}`})`
   process.stdout.write(`== ${name}: ${outcome}, ${seconds} s\n`)
+  steps++
   if (code !== 0) failed.push(name)
 }
 
@@ -155,6 +158,7 @@ async function withSharedRedis(run: () => Promise<void>): Promise<void> {
 
 /** What was skipped or failed, and how long it all took. */
 function report(): void {
+  if (steps === 0) return
   const texts = globSync(join(folder, '*.not-passed')).map((file) => readFileSync(file, 'utf8'))
   process.stdout.write(`\n${texts.join('') || 'Nothing was skipped.\n'}`)
   const seconds = Math.round((performance.now() - started) / 1_000)

@@ -146,19 +146,24 @@ test('whoever publishes what they type is told so, and that there is no such que
 test('exit codes tell what kind of failure it was', async (t) => {
   const { sluice } = await start(t)
   const away = { SLUICE_URL: 'http://127.0.0.1:1' }
-  for (const [line, code, more] of [
+  for (const [line, code, more, why] of [
     ['publish nowhere x', 1, {}],
     ['publish', 2, {}],
     ['declare queue q -a nonsense', 2, {}],
     ['peek q -n 0', 2, {}],
     ['ls --nonsense', 2, {}],
-    ['ls', 3, away],
+    ['ls', 3, away, /no answer from http:\/\/127\.0\.0\.1:1\b/],
+    ['ls --url 127.0.0.1:8080', 2, {}, /a broker's URL is like http:/],
+    ['ls --url http://admin:hush@127.0.0.1:1', 2, {}, /^(?!.*hush).*without user and password/],
     ['ls', 1, { SLUICE_PASSWORD: 'wrong' }],
+    ['ls', 1, { SLUICE_PASSWORD: undefined }, /no password for admin .*SLUICE_PASSWORD/],
     ['ls --profile nobody', 1, {}],
     ['ls --help', 0, {}],
   ] as const) {
     const outcome = await sluice(line, { more })
     assert.equal(outcome.code, code, `${line}: ${outcome.err}`)
+    if (why !== undefined) assert.match(outcome.err, why)
+    if (line === 'ls --help') assert.match(outcome.out, /--url <url>/)
     if (code !== 0) assert.equal(outcome.out, '', line)
     assert.ok(code === 0 || outcome.err !== '', line)
   }

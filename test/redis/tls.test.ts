@@ -46,7 +46,10 @@ test('a server is spoken to over TLS, and has to be who it says', async (t) => {
   const url = `rediss://127.0.0.1:${port}`
   await works(t, url)
   const { caFile: _, ...unknown } = CLIENT
-  await assert.rejects(openStore({ url, ...unknown, report: () => {} }), /cannot be used: .*certificate/)
+  await assert.rejects(
+    openStore({ url, ...unknown, report: () => {} }),
+    /cannot be used: .*certificate/,
+  )
 })
 
 test('a primary is found and spoken to over TLS, with the passwords of both', async (t) => {

@@ -84,6 +84,7 @@ function configure(command: Command): Command {
   for (const sub of command.commands) configure(sub)
   return command
     .exitOverride()
+    .configureHelp({ showGlobalOptions: true })
     .configureOutput({ outputError: (text, write) => write(text.replace(/^error:/, 'sluice:')) })
     .showHelpAfterError('(--help says how)')
 }

@@ -55,13 +55,27 @@ export function open(command: Command): { sluice: Sluice; vhost: string; json: b
   }
   const profile: Profile = name === undefined ? {} : kept.profiles[name]!
   const url = asked.url ?? env['SLUICE_URL'] ?? profile.url ?? URL_DEFAULT
+  if (!isBroker(url)) {
+    return command.error(`error: a broker's URL is like ${URL_DEFAULT}, without user and password`)
+  }
   const token = env['SLUICE_TOKEN'] ?? profile.token
   const password = env['SLUICE_PASSWORD'] ?? profile.password ?? localPassword(url)
   const user = asked.user ?? env['SLUICE_USER'] ?? profile.user ?? 'admin'
   const vhost = asked.vhost ?? env['SLUICE_VHOST'] ?? profile.vhost ?? '/'
-  if (!URL.canParse(url)) throw new Error(`${url} is no URL`)
-  const login = token === undefined ? { user, password: password ?? '' } : { token }
+  if (token === undefined && password === undefined) {
+    throw new Error(
+      `no password for ${user} at ${url}: set SLUICE_PASSWORD, or SLUICE_TOKEN; npm start keeps one ` +
+        `in .data/admin-password of its folder, and prints it`,
+    )
+  }
+  const login = token === undefined ? { user, password: password! } : { token }
   return { sluice: new Sluice({ url, vhost, ...login }), vhost, json }
+}
+
+function isBroker(url: string): boolean {
+  if (!/^https?:\/\//.test(url) || !URL.canParse(url)) return false
+  const { username, password } = new URL(url)
+  return username === '' && password === ''
 }
 
 /** A path below the virtual host. */

@@ -119,12 +119,19 @@ export class Http {
       if (error instanceof SluiceError) throw error
       if (request.signal?.aborted) throw request.signal.reason
       throw ended.signal.reason === LATE
-        ? new SluiceError('timed_out', `${method} ${path}: no answer in time.`)
-        : new SluiceError('connection_failed', `${method} ${path}: no answer.`, { cause: error })
+        ? new SluiceError('timed_out', `${method} ${path}: no answer in time${this.#from()}.`)
+        : new SluiceError('connection_failed', `${method} ${path}: no answer${this.#from()}.`, {
+            cause: error,
+          })
     } finally {
       clearTimeout(timer)
       request.signal?.removeEventListener('abort', abort)
     }
+  }
+
+  /** Who did not answer; a password in the URL is nobody's. */
+  #from(): string {
+    return URL.canParse(this.#url) ? ` from ${new URL(this.#url).origin}` : ''
   }
 
   /** Sends a request; the answer's body is the caller's to read. */

@@ -86,7 +86,9 @@ export async function connect(target: RedisTarget, role: keyof typeof ROLES): Pr
   while (redis.status !== 'ready' && Date.now() < deadline) await sleep(50)
   if (redis.status === 'ready') return await inDatabase(redis, parseRedisUrl(target.url).db)
   redis.disconnect()
-  throw unavailable(last ?? new Error(target.url.startsWith('rediss') ? 'no answer to TLS' : 'no answer'))
+  throw unavailable(
+    last ?? new Error(target.url.startsWith('rediss') ? 'no answer to TLS' : 'no answer'),
+  )
 }
 
 /** The client goes on where its database is refused: in number 0, which may be somebody else's. */

@@ -166,7 +166,10 @@ export function connectorTo(sentinels: Sentinels): NonNullable<RedisOptions['Con
         const primary = await sentinels.primary()
         if (!this.connecting) break
         if (primary !== undefined) return this.#connectTo(primary)
-        emit('error', new Error(`No sentinel that answers knows a primary '${name}': ${sentinels.why}`))
+        emit(
+          'error',
+          new Error(`No sentinel that answers knows a primary '${name}': ${sentinels.why}`),
+        )
         await sleep(retryStrategy(attempt))
       }
       throw new Error('Connection is closed.') // told to end meanwhile
