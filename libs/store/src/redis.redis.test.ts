@@ -51,7 +51,10 @@ test('whoever names a Redis that will not do is told what is wrong', async (t) =
   })
   const said = async (url: string) => {
     const error = await openStore({ url, report: () => {} }).then(
-      () => assert.fail(`${url} will do`),
+      async (store) => {
+        await store.close()
+        return assert.fail(`${url} will do`)
+      },
       (error: Error & { code: string }) => error,
     )
     assert.equal(error.code, 'store_unavailable', error.message)
