@@ -75,7 +75,8 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     }
     const [writes, work, subscriber] = connections as [Redis, Redis, Redis]
     const state = await readServerState(work)
-    checkServer(state, options, isCluster(work))
+    checkServer(state, options)
+    if (state.mode === 'cluster' && !isCluster(work)) await checkAlone(work)
     await checkFormat(work)
     const store = new Store(options, { writes, work, subscriber }, state)
     await store.slot.open()
@@ -86,17 +87,22 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   }
 }
 
-function checkServer(
-  state: ServerState,
-  { allowEviction = false }: StoreOptions,
-  asCluster: boolean,
-): void {
-  if (state.mode === 'sentinel' || (state.mode === 'cluster' && !asCluster)) {
+/** A node that serves all slots of its cluster can be used as a server of its own. */
+async function checkAlone(redis: Redis): Promise<void> {
+  const info = String(await redis.cluster('INFO').catch(() => '')) // it may not be allowed to ask
+  const isAlone = info.includes('cluster_slots_ok:16384\r') && info.includes('cluster_size:1\r')
+  if (isAlone || info === '') return
+  throw new BrokerError(
+    'store_unavailable',
+    'This Redis is part of a cluster: begin REDIS_URL with redis+cluster://.',
+  )
+}
+
+function checkServer(state: ServerState, { allowEviction = false }: StoreOptions): void {
+  if (state.mode === 'sentinel') {
     throw new BrokerError(
       'store_unavailable',
-      state.mode === 'sentinel'
-        ? 'This is a sentinel: REDIS_URL must be like redis+sentinel://host:26379/mymaster.'
-        : 'This Redis is part of a cluster: begin REDIS_URL with redis+cluster://.',
+      'This is a sentinel: REDIS_URL must be like redis+sentinel://host:26379/mymaster.',
     )
   }
   if (Number.parseInt(state.version, 10) < VERSION_MIN) {
