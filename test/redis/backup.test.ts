@@ -14,7 +14,7 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { type TestContext, test } from 'node:test'
+import { describe, type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import {
   type PrivateRedis,
@@ -42,46 +42,49 @@ const COPIES = {
   },
 }
 
-for (const [name, copy] of Object.entries(COPIES)) {
-  test(`${name} brings back the moment it was made at`, async (t) => {
-    const to = folderOf(t)
-    const args = ['--aof-timestamp-enabled', 'yes']
-    const before = await privateRedis(t, { fsync: 'always', args })
-    const vhost = await worked(t, before.url, [before], (atS) => copy(before.dir, to, atS))
-    const aof = name !== 'a snapshot'
-    const redis = await privateRedis(t, { aof, args: ['--dir', to] })
-    if (!aof) await redis.redis.config('SET', 'appendonly', 'yes')
-    await checkRestored(t, redis.url, vhost)
-  })
-}
-
-for (const [name, start] of [
-  ['behind sentinels', privateSentinel],
-  ['in a cluster', privateCluster],
-] as const) {
-  test(`${name} snapshots of the primaries bring back their moment`, async (t) => {
-    const { url, servers, sentinels, primaries, whole } = await start(t, { aof: false })
-    const kept = (await primaries()).map((primary) => ({ primary, to: folderOf(t) }))
-    const replicas = servers.filter((server) => kept.every(({ primary }) => primary !== server))
-    const vhost = await worked(t, url, await primaries(), async () => {
-      for (const { primary, to } of kept) {
-        copyFile('dump.rdb', primary.dir, to)
-        await snapshot(primary) // newer than what is restored
-      }
+// Side by side: most of the time they wait for time to pass.
+describe('a copy is restored', { concurrency: true }, () => {
+  for (const [name, copy] of Object.entries(COPIES)) {
+    test(`${name} brings back the moment it was made at`, async (t) => {
+      const to = folderOf(t)
+      const args = ['--aof-timestamp-enabled', 'yes']
+      const before = await privateRedis(t, { fsync: 'always', args })
+      const vhost = await worked(t, before.url, [before], (atS) => copy(before.dir, to, atS))
+      const aof = name !== 'a snapshot'
+      const redis = await privateRedis(t, { aof, args: ['--dir', to] })
+      if (!aof) await redis.redis.config('SET', 'appendonly', 'yes')
+      await checkRestored(t, redis.url, vhost)
     })
-    for (const server of [...sentinels, ...replicas]) await server.kill9()
-    for (const { primary, to } of kept) {
-      await primary.kill9()
-      copyFile('dump.rdb', to, primary.dir)
-    }
-    for (const { dir } of replicas) rmSync(join(dir, 'dump.rdb'), { force: true })
-    await Promise.all(kept.map(({ primary }) => primary.restart()))
-    await Promise.all(replicas.map((replica) => replica.restart()))
-    await Promise.all(sentinels.map((sentinel) => sentinel.restart()))
-    await whole()
-    await checkRestored(t, url, vhost)
-  })
-}
+  }
+
+  for (const [name, start] of [
+    ['behind sentinels', privateSentinel],
+    ['in a cluster', privateCluster],
+  ] as const) {
+    test(`${name} snapshots of the primaries bring back their moment`, async (t) => {
+      const { url, servers, sentinels, primaries, whole } = await start(t, { aof: false })
+      const kept = (await primaries()).map((primary) => ({ primary, to: folderOf(t) }))
+      const replicas = servers.filter((server) => kept.every(({ primary }) => primary !== server))
+      const vhost = await worked(t, url, await primaries(), async () => {
+        for (const { primary, to } of kept) {
+          copyFile('dump.rdb', primary.dir, to)
+          await snapshot(primary) // newer than what is restored
+        }
+      })
+      for (const server of [...sentinels, ...replicas]) await server.kill9()
+      for (const { primary, to } of kept) {
+        await primary.kill9()
+        copyFile('dump.rdb', to, primary.dir)
+      }
+      for (const { dir } of replicas) rmSync(join(dir, 'dump.rdb'), { force: true })
+      await Promise.all(kept.map(({ primary }) => primary.restart()))
+      await Promise.all(replicas.map((replica) => replica.restart()))
+      await Promise.all(sentinels.map((sentinel) => sentinel.restart()))
+      await whole()
+      await checkRestored(t, url, vhost)
+    })
+  }
+})
 
 /** What a new broker finds. */
 async function checkRestored(t: TestContext, redisUrl: string, vhostName: string): Promise<void> {
@@ -120,7 +123,7 @@ async function worked(
   for (const queue of ['q', 'delayed']) await vhost.queue(queue)
   await vhost.send('delayed', 'later', { 'Sluice-Delay': 5_000 })
   for (const body of ['held', 'acknowledged since', 'ready']) await vhost.send('q', body)
-  await vhost.leaseOne('q', { leaseMs: 2_000 })
+  await vhost.leaseOne('q', { leaseMs: 6_000 })
 
   const [atS] = await servers[0]!.redis.time()
   for (const server of servers) await snapshot(server)

@@ -60,6 +60,8 @@ test('whoever names a Redis that will not do is told what is wrong', async (t) =
     assert.equal(error.code, 'store_unavailable', error.message)
     return error.message
   }
+  const locked = await privateRedis(t, { aof: false })
+  await locked.redis.config('SET', 'requirepass', 'of-redis')
   const all = await Promise.all([
     said(`redis://${at}/99`),
     said(`redis+cluster://${at}`),
@@ -67,6 +69,8 @@ test('whoever names a Redis that will not do is told what is wrong', async (t) =
     said(`redis+sentinel://127.0.0.1:${sentinel}/main`),
     said(`redis://127.0.0.1:${sentinel}`),
     said(`redis://127.0.0.1:${node.port}`),
+    said(`redis://127.0.0.1:${locked.port}`),
+    said(`redis://:not-this@127.0.0.1:${locked.port}`),
   ])
   for (const [index, wanted] of [
     /cannot be used: .*DB index/, // and not used as number 0
@@ -75,17 +79,15 @@ test('whoever names a Redis that will not do is told what is wrong', async (t) =
     /knows a primary 'main': ./,
     /127\.0\.0\.1:\d+ \(REDIS_URL\) cannot be used: .*ECONNREFUSED/,
     /is part of a cluster/,
+    /wants a password/,
+    /refuses the user or the password/,
   ].entries()) {
     assert.match(all[index]!, wanted)
+    assert.doesNotMatch(all[index]!, /not-this/)
   }
   const redis = await connect(server, 'work')
   assert.equal(await redis.dbsize(), 0)
-  await redis.config('SET', 'requirepass', 'of-redis')
   redis.disconnect()
-  assert.match(await said(`redis://${at}`), /wants a password/)
-  const wrong = await said(`redis://:not-this@${at}`)
-  assert.match(wrong, /refuses the user or the password/)
-  assert.doesNotMatch(wrong, /not-this/)
 })
 
 test('a connection to a cluster that ends while it looks who is there looks no more', async (t) => {
