@@ -93,7 +93,7 @@ function copyCommand(terminal: Terminal): Command {
       const { sluice, json } = open(command)
       const headers = (options.setHeader as string[]).map((header) => {
         const at = header.indexOf('=')
-        if (at < 1) throw command.error('error: --set-header is name=value') as never
+        if (at < 1) throw command.error('--set-header is name=value') as never
         return [header.slice(0, at), header.slice(at + 1)]
       })
       const receipt = await sluice.deadLetters(queue).sendCopy(id, {

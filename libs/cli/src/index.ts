@@ -85,6 +85,8 @@ function configure(command: Command): Command {
   return command
     .exitOverride()
     .configureHelp({ showGlobalOptions: true })
-    .configureOutput({ outputError: (text, write) => write(text.replace(/^error:/, 'sluice:')) })
+    .configureOutput({
+      outputError: (text, write) => write(text.replace(/^(?:error: )?/, 'sluice: ')),
+    })
     .showHelpAfterError('(--help says how)')
 }

@@ -56,7 +56,7 @@ export function open(command: Command): { sluice: Sluice; vhost: string; json: b
   const profile: Profile = name === undefined ? {} : kept.profiles[name]!
   const url = asked.url ?? env['SLUICE_URL'] ?? profile.url ?? URL_DEFAULT
   if (!isBroker(url)) {
-    return command.error(`error: a broker's URL is like ${URL_DEFAULT}, without user and password`)
+    return command.error(`a broker's URL is like ${URL_DEFAULT}, without user and password`)
   }
   const token = env['SLUICE_TOKEN'] ?? profile.token
   const password = env['SLUICE_PASSWORD'] ?? profile.password ?? localPassword(url)

@@ -52,7 +52,7 @@ export function publishCommand(terminal: Terminal): Command {
     .action(async (first: string | undefined, second, options: Options, command: Command) => {
       const { sluice, json } = open(command)
       const [queue, text] = options.exchange === undefined ? [first, second] : ['', first]
-      if (queue === undefined) return command.error('error: name a queue, or --exchange')
+      if (queue === undefined) return command.error('name a queue, or --exchange')
       const target: Target =
         options.exchange === undefined
           ? { queue }
@@ -60,7 +60,7 @@ export function publishCommand(terminal: Terminal): Command {
       try {
         if (options.lines || options.ndjson) {
           const source = text === undefined ? terminal.read(options.file) : undefined
-          if (!source) return command.error('error: lines come from --file or standard input')
+          if (!source) return command.error('lines come from --file or standard input')
           await publishLines(terminal, sluice, target, source, options, json)
         } else {
           const body = text ?? (await buffer(terminal.read(options.file)))

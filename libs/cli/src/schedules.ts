@@ -46,7 +46,7 @@ export function scheduleCommands(terminal: Terminal): Command[] {
     .action(async (name: string, body: string, options, command: Command) => {
       const { at, every: everyMs, cron, timeZone, exchange, key, header, missed } = options
       if ([at, everyMs, cron].filter((one) => one !== undefined).length !== 1) {
-        return command.error('error: give one of --at, --every and --cron')
+        return command.error('give one of --at, --every and --cron')
       }
       const { sluice, vhost } = open(command)
       const message = { routingKey: key, body, ...(header && { headers: header }) }

@@ -385,8 +385,8 @@ export function loadConfig(env: Readonly<Record<string, string | undefined>>): C
     if (parsed.success) config[key] = parsed.data
     else wrong.push(`${name}: ${parsed.error.issues[0]?.message}`)
   }
-  const known = new Set<string>(Object.values(SETTINGS).map((setting) => setting.env))
-  for (const name of COMMAND_VARIABLES) known.add(name)
+  const settings = Object.values(SETTINGS).map((setting) => setting.env)
+  const known = new Set<string>([...settings, ...COMMAND_VARIABLES])
   for (const name of Object.keys(env)) {
     if (name.startsWith(PREFIX) && !known.has(name)) {
       wrong.push(`${name}: there is no such setting; docs/configuration.md has all of them`)

@@ -40,7 +40,7 @@ export class Sentinels {
   #asked: Redis[] = []
   #heard: Redis[] = []
   #timer: NodeJS.Timeout | undefined
-  /** Why the last of them that knows no primary does not; for whoever reads an error. */
+  /** What was last wrong with one of them; for whoever reads an error. */
   why = ''
 
   constructor(options: SentinelsOptions) {
@@ -79,7 +79,8 @@ export class Sentinels {
             settle()
           },
           (error: Error) => {
-            this.why = error.message
+            // That says only how often it was tried: the connection's own error is known.
+            if (error.name !== 'MaxRetriesPerRequestError') this.why = error.message
             silent++
             settle()
           },
@@ -90,7 +91,11 @@ export class Sentinels {
 
   #open(): void {
     for (const host of this.options.hosts) {
-      this.#asked.push(openSentinel(host, this.options))
+      const asked = openSentinel(host, this.options)
+      this.#asked.push(asked)
+      asked.on('error', ({ message }) => {
+        this.why = message
+      })
       const heard = openSentinel(host, this.options)
       this.#heard.push(heard)
       heard.on('message', () => this.#look())

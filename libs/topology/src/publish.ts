@@ -200,6 +200,7 @@ export class Publisher {
     this.#topology.finishDelete(vhost, name, epoch).then(
       () => {
         if (pending.reroutes++ < REROUTES_MAX) this.#route(pending)
+        else pending.outcome = 'unavailable'
         pending.answered()
       },
       (error) => {
